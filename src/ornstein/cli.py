@@ -1,0 +1,419 @@
+"""The command line. Nothing heavy is imported before a command needs it: `ornstein --help` never loads torch."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ornstein.core import catalog
+from ornstein.core.errors import OrnsteinError, unknown
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["app"]
+
+HELP = """Make pictures with diffusion models, and see what every method costs.
+
+Start with:
+
+    ornstein generate "a red apple" "a sleepy cat"
+
+    ornstein methods solvers
+
+    ornstein show ddim
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  rich_markup_mode="markdown", context_settings={"help_option_names": ["-h", "--help"]})  # fmt: skip
+
+
+def _console(stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False)
+    return (
+        console if console.is_terminal else Console(stderr=stderr, highlight=False, width=160)
+    )  # whole lines for grep
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ornstein import __version__
+
+        typer.echo(f"ornstein {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+
+
+@app.callback()
+def _root(version: Version = False) -> None:
+    pass
+
+
+# ---- generate
+
+
+Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw: one picture each.")]
+ModelName = Annotated[str, typer.Option(help="A shipped model, or a file of weights.")]
+PlanFile = Annotated[Path | None, typer.Option(help="Run as this plan says; other options still win.")]
+Steps = Annotated[int | None, typer.Option(help="Steps of the solver. More is slower and finer.")]
+Solver = Annotated[str | None, typer.Option(help="Such as `ddim` or `dpmpp2m`; see `ornstein methods solvers`.")]
+Guidance = Annotated[str | None, typer.Option(help="How hard to follow the prompt: a number, or `cfg:scale=3`.")]
+Accelerate = Annotated[list[str] | None, typer.Option(help="Such as `firstblock:threshold=0.1`. May be repeated.")]
+Seed = Annotated[int, typer.Option(help="The same seed draws the same pictures.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the pictures. Default: `pictures/MODEL-1`, `-2`, ...")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pictures that are in the folder.")]
+SavePlan = Annotated[Path | None, typer.Option(help="Write down how it was done, to be given to --plan.")]
+PromptsFile = Annotated[Path | None, typer.Option(help="A text file with one prompt in each line.")]
+
+
+@app.command()
+def generate(prompts: Prompts = None, model: ModelName = "emoji", plan: PlanFile = None, steps: Steps = None,
+             solver: Solver = None, guidance: Guidance = None, accelerate: Accelerate = None, seed: Seed = 0,
+             out: Out = None, overwrite: Overwrite = False, save_plan: SavePlan = None,
+             prompts_file: PromptsFile = None) -> None:  # fmt: skip
+    """Draw pictures: a PNG for each prompt, a contact sheet, and the record of the run.
+
+    ornstein generate "a red apple" "a sleepy cat"
+
+    ornstein generate "a red apple" --steps 12 --solver dpmpp2m --seed 3
+
+    ornstein generate 3 7 --model digits --accelerate firstblock:threshold=0.1
+    """
+    from ornstein import present
+
+    wanted = _prompts(prompts, prompts_file)
+    settings = _settings(plan, steps, solver, guidance, accelerate)
+    place = out or _free(Path("pictures"), Path(model).stem)
+    with present.folder(place, overwrite) as part:
+        done = _draw(model, wanted, settings, plan, seed)
+        record = {"model": model, "seed": seed, **_plan_dict(done.plan), **done.record.as_dict(), "prompts": wanted}
+        files = present.save(part, done.images, wanted, record)
+        if save_plan:
+            done.plan.save(save_plan)
+    _report(place, files, done)
+
+
+def _prompts(given: list[str] | None, file: Path | None) -> list[str]:
+    wanted = list(given or [])
+    if file is not None:
+        try:
+            wanted += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is not text in UTF-8"
+            raise OrnsteinError(f"cannot read the prompts in {file}: {why}", "Give one prompt in each line.") from error
+    if not wanted or not all(p.strip() for p in wanted):
+        what = "an empty prompt" if wanted else "no prompt"
+        raise OrnsteinError(what, 'Say what to draw: ornstein generate "a red apple".')
+    return wanted
+
+
+def _settings(plan: Path | None, steps: int | None, solver: str | None, guidance: str | None,
+              accelerate: list[str] | None) -> dict[str, Any]:  # fmt: skip
+    """The options that were given, for Model.generate. Their names are checked before anything heavy loads."""
+    if steps is not None and steps < 1:
+        raise OrnsteinError(f"steps={steps} is not a positive whole number", "Ask for at least 1 step.")
+    for room, spec in [("solvers", solver), *(("acceleration", a) for a in accelerate or [])]:
+        if spec is not None:
+            catalog.find(catalog.parse(spec)[0], room)
+    told = {"steps": steps, "solver": solver, "guidance": _guidance(guidance), "accelerate": accelerate or None}
+    return {k: v for k, v in told.items() if v is not None}
+
+
+def _guidance(text: str | None) -> tuple[str, ...] | None:
+    """'3' is 'cfg:scale=3'; 'none' is no guidance at all."""
+    if text is None or text == "none":
+        return None if text is None else ()
+    try:
+        return (f"cfg:scale={float(text)}",)
+    except ValueError:
+        catalog.find(catalog.parse(text)[0], "guidance")
+        return (text,)
+
+
+def _free(base: Path, stem: str) -> Path:
+    return next(p for i in range(1, 1_000_000) if not (p := base / f"{stem}-{i}").exists())
+
+
+def _draw(model: str, prompts: list[str], settings: dict[str, Any], plan: Path | None, seed: int) -> Any:
+    import ornstein
+
+    loaded = ornstein.load(model)
+    if plan is not None:
+        settings = {"plan": ornstein.Plan.load(plan), **settings}
+    with _bar("{task.description}") as bar:
+        task = bar.add_task(f"drawing {len(prompts)} with {model}", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return loaded.generate(prompts, seed=seed, progress=progress, **settings)
+
+
+def _plan_dict(plan: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"plan": asdict(plan)} if plan is not None else {}
+
+
+def _report(place: Path, files: list[str], done: Any) -> None:
+    record = done.record
+    skipped = f", {record.skipped():.0%} of the asked sites skipped" if record.asked_at else ""
+    lines = [f"{len(files) - 2} pictures in {record.seconds:.1f} s: {record.steps} steps{skipped}",
+             f"contact sheet  {place / 'contact-sheet.png'}", f"record         {place / 'record.json'}"]  # fmt: skip
+    typer.echo("\n".join(lines))
+
+
+# ---- methods, show, check
+
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="[ROOM|WORDS]", help="A room, or words to look for.")]
+Name = Annotated[str | None, typer.Argument(metavar="[NAME|ROOM]", help="A method or a room.")]
+Everything = Annotated[bool, typer.Option("--all", help="Every method of the house.")]
+Quick = Annotated[bool, typer.Option("--quick/--full", help="Seconds for each method, or its full evidence.")]
+
+
+@app.command()
+def methods(words: Words = None) -> None:
+    """List what there is: every method with the verdict of its evidence.
+
+    ornstein methods
+
+    ornstein methods solvers
+
+    ornstein methods cache block
+    """
+    found = _search(words or [])
+    table = _table("room", "method", "verdict", "what it is")
+    table.columns[-1].no_wrap, table.columns[-1].overflow = True, "ellipsis"  # a method is a line
+    before = None
+    for entry in found:
+        verdict = _verdict(_card(entry).get("verdict", "-"))
+        table.add_row(entry.room if entry.room != before else "", f"[bold]{entry.name}[/]", verdict, entry.summary)
+        before = entry.room
+    _console().print(table)
+    typer.echo(f"{len(found)} methods. `ornstein show NAME` has the card of one, `ornstein check NAME` tries it again.")
+
+
+def _search(words: list[str]) -> list[catalog.Entry]:
+    if len(words) == 1 and words[0] in catalog.ROOMS:
+        found = list(catalog.entries(words[0]))
+    else:
+        texts = {e: f"{e.path} {e.summary} {' '.join(_card(e).values())}".lower() for e in catalog.entries()}
+        found = [e for e, text in texts.items() if all(w.lower() in text for w in words)]
+    if not found:
+        known = {e.name for e in catalog.entries()} | set(catalog.ROOMS)
+        raise unknown("room or words", " ".join(words), known)
+    return found
+
+
+def _card(entry: catalog.Entry) -> dict[str, str]:
+    """The card of an entry, or nothing where it has none (a recipe, or a method in the making)."""
+    from ornstein import evidence
+
+    try:
+        return evidence.card(entry.path)
+    except OrnsteinError:
+        return {}
+
+
+def _verdict(word: str) -> str:
+    colour = {"holds": "green", "partly": "yellow", "fails": "red"}.get(word, "dim")
+    return f"[{colour}]{word}[/]"
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A method, as `ornstein methods` lists it.")]) -> None:
+    """Print the card of a method: what it claims, what was measured here, what does not hold.
+
+    ornstein show ddim
+
+    ornstein show solvers/heun
+    """
+    from rich.markdown import Markdown
+
+    from ornstein import evidence
+
+    entry = catalog.find(name)
+    card = evidence.card(entry.path)
+    table = _table("", "")
+    table.show_header = False
+    for key in (k for k in card if k not in ("title", "body")):
+        table.add_row(f"[dim]{key}[/]", _verdict(card[key]) if key == "verdict" else card[key])
+    console = _console()
+    console.print(f"\n[bold]{card['title']}[/]  [dim]{entry.path}[/]")
+    console.print(table)
+    console.print(Markdown(card["body"]))
+
+
+@app.command()
+def check(name: Name = None, everything: Everything = False, quick: Quick = True) -> None:
+    """Try the claim of a method again, against what it replaces and at equal cost.
+
+    Ends with exit code 1 where a verdict differs from the one on the card.
+
+        ornstein check ddim
+
+        ornstein check solvers --full
+    """
+    console = _console()
+    differs = []
+    for entry in _to_check(name, everything):
+        with _console(stderr=True).status(f"trying {entry.path}"):
+            found, recorded = _try(entry, quick)
+        if found != recorded:
+            differs.append(entry.path)
+            said = recorded or "nothing"
+            console.print(f"[red]{entry.path}: the card says '{said}', the evidence says '{found}'[/]\n")
+    if differs:
+        raise typer.Exit(1)
+
+
+def _to_check(name: str | None, everything: bool) -> list[catalog.Entry]:
+    if (name is None) != everything:
+        raise OrnsteinError("nothing to check" if name is None else "both a name and --all",
+                            "Give a method, a room, or --all.")  # fmt: skip
+    if everything:
+        return [e for e in catalog.entries() if e.room != "recipes"]
+    if name == "recipes" or name not in catalog.ROOMS and catalog.find(name).room == "recipes":
+        raise OrnsteinError(
+            f"'{name}' has no evidence: recipes only assemble", "Check methods: `ornstein check --all`."
+        )
+    return list(catalog.entries(name)) if name in catalog.ROOMS else [catalog.find(name)]
+
+
+def _try(entry: catalog.Entry, quick: bool) -> tuple[str, str]:
+    import time
+
+    from ornstein import evidence
+
+    began = time.perf_counter()
+    result, recorded = evidence.check(entry.path, quick)
+    seconds = time.perf_counter() - began
+    table = _table("", "kind", "measured", "mean", "spread", "seeds", "cost")
+    for row in result.rows:
+        figures = f"{row.mean:.4g}", f"{row.spread:.2g}", str(len(row.values))
+        table.add_row(row.name, row.kind, row.metric, *figures, row.cost)
+    console = _console()
+    console.print(f"[bold]{entry.path}[/] {_verdict(result.verdict)} [dim]{seconds:.1f} s[/]\n{result.claim}")
+    console.print(table)
+    if result.note:
+        console.print(f"{result.note}\n")
+    return result.verdict, recorded
+
+
+# ---- train, fetch
+
+
+Recipe = Annotated[str, typer.Argument(help="A recipe, as `ornstein methods recipes` lists it.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting. May be repeated.")]
+RunFolder = Annotated[Path | None, typer.Option(help="Folder for checkpoints and logs. Default: `runs/RECIPE`.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")]
+
+
+@app.command()
+def train(recipe: Recipe, changes: Changes = None, out: RunFolder = None, resume: Resume = False) -> None:
+    """Train a model by a recipe, with checkpoints, sample pictures and curves on the way.
+
+    ornstein train train_digits --set steps=200
+
+    ornstein train train_digits --resume
+    """
+    path = catalog.find(recipe, "recipes").path
+    settings = dict(_change(text) for text in changes or [])
+    place = out or Path("runs") / recipe
+    if (place / "checkpoint.safetensors").exists() and not resume:
+        raise OrnsteinError(f"{place} holds a training already", "Go on with --resume, or give another --out.")
+    from ornstein.train import fit
+
+    training = _assembled(recipe, catalog.load("recipes", path), settings)
+    count, loss, speed = "{task.completed:.0f}/{task.total:.0f}", "{task.fields[loss]:.4f}", "{task.fields[speed]:.0f}"
+    words = f"{{task.description}} {count}  loss {loss}  {speed} img/s"
+    with _bar(words) as bar:
+        task = bar.add_task(recipe, total=training.settings.steps, loss=float("nan"), speed=0.0)
+
+        def progress(step: int, steps: int, facts: dict[str, float]) -> None:
+            bar.update(task, completed=step, loss=facts["loss"], speed=facts["img/s"])
+
+        fit(training, place, progress)
+    typer.echo(f"model  {place / 'model.safetensors'}\nlog    {place / 'log.csv'}")
+
+
+def _bar(words: str) -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(TextColumn(words), BarColumn(), TimeRemainingColumn(), console=_console(stderr=True))
+
+
+def _change(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.isidentifier():
+        raise OrnsteinError(f"cannot read --set {text}", "Write --set KEY=VALUE, such as --set steps=200.")
+    try:
+        return key, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return key, value
+
+
+def _assembled(recipe: str, assemble: Any, changes: dict[str, Any]) -> Any:
+    """The recipe's Training with the changes: those of the recipe itself, and those of how to train."""
+    import inspect
+    from dataclasses import replace
+
+    from ornstein.train import Settings
+
+    own = {k: p.default for k, p in inspect.signature(assemble).parameters.items() if k != "settings"}
+    shared = vars(Settings())
+    for key, value in changes.items():
+        if key not in own and key not in shared:
+            raise unknown(f"setting of {recipe}", key, [*own, *shared])
+        _same_kind(key, value, own.get(key, shared.get(key)))
+    training = assemble(**{k: v for k, v in changes.items() if k in own})
+    settings = replace(training.settings, **{k: v for k, v in changes.items() if k in shared})
+    if settings.seed != training.settings.seed:  # the seed draws the first weights as well
+        return assemble(**{k: v for k, v in changes.items() if k in own}, settings=settings)
+    return replace(training, settings=settings)
+
+
+def _same_kind(key: str, value: Any, default: Any) -> None:
+    kinds = (int, float) if isinstance(default, float) else (type(default),)
+    if not isinstance(value, kinds):
+        raise OrnsteinError(
+            f"{key}={value!r} is not of the kind of its default, {default!r}", f"Write --set {key}={default}."
+        )
+    if key in ("steps", "batch", "every") and value < 1:
+        raise OrnsteinError(f"{key}={value} is not a positive whole number", "Give at least 1.")
+
+
+@app.command()
+def fetch(data: Annotated[str, typer.Argument(help="A data set: emoji.")]) -> None:
+    """Fetch a data set that is too large to ship, check it, and make it ready.
+
+    ornstein fetch emoji
+    """
+    import importlib
+
+    path = catalog.find(data, "data").path
+    module = importlib.import_module("ornstein." + path.replace("/", "."))
+    if not hasattr(module, "fetch"):
+        raise OrnsteinError(f"'{data}' ships with the package", "There is nothing to fetch: use it.")
+    with _bar("{task.description}") as bar:
+        task = bar.add_task(f"fetching {data}", total=1.0)
+        paths = module.fetch(progress=lambda share, words: bar.update(task, completed=share, description=words))
+    typer.echo("\n".join(str(p) for p in paths))

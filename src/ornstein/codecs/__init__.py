@@ -1,0 +1,1 @@
+"""Media <-> latent. Contract: shape round trip and a stated error bound."""

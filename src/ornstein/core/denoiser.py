@@ -1,0 +1,115 @@
+"""A network made into a denoiser: backbone + process + what it predicts + how it wants to be told the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .clock import Clock
+from .errors import OrnsteinError, unknown
+from .prediction import KINDS, Output, Prediction
+from .process import Levels, Process
+from .seam import calling
+
+__all__ = ["Denoiser", "Denoises", "Guidance", "Guided", "guide"]
+
+TIMES: dict[str, Callable[[Levels], Tensor]] = {
+    "flow": lambda L: L.flow_time,  # in [0, 1]
+    "logsnr": lambda L: L.logsnr,
+    "edm": lambda L: L.sigma.log() / 4,  # Karras et al. 2022, table 1
+    "t": lambda L: L.t,
+}
+
+
+class Denoises(Protocol):
+    """Anything that answers for a noisy sample: a network, an exact formula, or either under guidance."""
+
+    process: Process
+
+    def __call__(self, x: Tensor, t: Tensor | float, cond: Any = None, clock: Clock | None = None) -> Prediction: ...
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """backbone(x, time, cond) -> Tensor or Output, read as `predicts`.
+
+    x: [B, ...]; t: [] or [B] (or leading axes); cond: dict of tensors [B, ...] or None.
+    """
+
+    backbone: Callable
+    process: Process
+    predicts: str = "velocity"  # x0, noise, velocity, v, score, or 'edm': F under EDM's preconditioning
+    time: str | Callable[[Levels], Tensor] = "flow"  # what the backbone is told: flow, logsnr, edm, t or a function
+    sigma_data: float = 0.5  # standard deviation of the data, for 'edm'
+    null: Callable[[Any, int], Any] | None = None  # (cond, batch) -> the unconditional condition
+
+    def __post_init__(self) -> None:
+        if self.predicts not in (*KINDS, "edm"):
+            raise unknown("prediction kind", self.predicts, (*KINDS, "edm"))
+        if isinstance(self.time, str) and self.time not in TIMES:
+            raise unknown("time embedding", self.time, TIMES)
+
+    def __call__(self, x: Tensor, t: Tensor | float, cond: Any = None, clock: Clock | None = None,
+                 taps: Sequence[str] = ()) -> Prediction:  # fmt: skip
+        L = self.process.at(t, x)
+        told = (TIMES[self.time] if isinstance(self.time, str) else self.time)(L)
+        told = told.flatten(1)  # [B or 1, K]; K > 1 where the time differs by frame or token
+        told = (told[:, 0] if told.shape[1] == 1 else told).expand(len(x), *told.shape[1:][told.shape[1] == 1 :])
+        skip, scale, inner = self._precondition(L)
+        with calling(clock):
+            answer = self.backbone(x if inner is None else inner * x, told, cond, **({"taps": taps} if taps else {}))
+        out = answer if isinstance(answer, Output) else Output(answer)
+        value = out.value.to(x.dtype)
+        if skip is None:
+            return Prediction(x, L, self.predicts, value, out)
+        return Prediction(x, L, "x0", skip * x + scale * value, out)
+
+    def _precondition(self, L: Levels) -> tuple[Any, Any, Any]:
+        """EDM (Karras et al. 2022, table 1), written for x_t = a (x_0 + sigma noise)."""
+        if self.predicts != "edm":
+            return None, None, None
+        sigma, d = L.sigma, self.sigma_data
+        total = (sigma**2 + d**2).sqrt()
+        return d**2 / total**2 / L.a, sigma * d / total, 1 / (total * L.a)
+
+    def unconditional(self, cond: Any, batch: int) -> Any:
+        """The model's own null condition, for guidance and condition dropout."""
+        if self.null is None:
+            raise OrnsteinError("this denoiser has no unconditional condition", "Give Denoiser(null=...), or drop the guidance.")
+        return self.null(cond, batch)
+
+
+class Guidance(Protocol):
+    """A part of guidance/: what to answer instead, given the denoiser that it wraps."""
+
+    def predict(self, denoiser: Denoises, x: Tensor, t: Any, cond: Any, clock: Clock) -> Prediction: ...
+
+
+@dataclass(frozen=True)
+class Guided:
+    """A denoiser under one guidance: again a denoiser."""
+
+    denoiser: Any
+    rule: Guidance
+
+    @property
+    def process(self) -> Process:
+        return self.denoiser.process
+
+    def __call__(self, x: Tensor, t: Any, cond: Any = None, clock: Clock | None = None) -> Prediction:
+        return self.rule.predict(self.denoiser, x, t, cond, clock or Clock(t=t, ids=tuple(range(len(x)))))
+
+    def unconditional(self, cond: Any, batch: int) -> Any:
+        return self.denoiser.unconditional(cond, batch)
+
+
+def guide(denoiser: Denoises, *rules: Guidance) -> Denoises:
+    """Wrap, the last rule outermost."""
+    for rule in rules:
+        denoiser = Guided(denoiser, rule)
+    return denoiser
+
+

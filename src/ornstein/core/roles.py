@@ -1,0 +1,39 @@
+"""Roles of layers by name, so that quantisers, pruners and adapters can say which layers they mean in any network."""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+from .errors import unknown
+
+__all__ = ["ROLES", "layers_by_role"]
+
+ROLES = ("temporal", "qkv", "attention_out", "ffn", "embedding", "head", "conv", "other")
+_RULES = (
+    ("temporal", r"(^|\.)(time|temporal|t_embed|time_embed\w*|time_text_embed|timestep_embedder|time_emb_proj|adaln\w*|"
+                 r"modulation|\w*norm\d?\w*\.linear|scale_shift\w*|condition_embedder\.time\w*)(\.|$)"),
+    ("head", r"(^|\.)(head|final\w*|proj_out|conv_out|norm_out)(\.|$)(?!.*transformer_blocks)"),
+    ("attention_out", r"(^|\.)(to_out(\.0)?|to_add_out|attn\w*\.(out|proj)|cross\.out)$"),
+    ("qkv", r"(^|\.)(to_[qkv]|to_qkv\w*|add_[qkv]_proj|qkv|cross\.(q|kv))$"),
+    ("ffn", r"(^|\.)(ff|ffn|mlp|ff_context|feed_forward|proj_mlp)(\.|$)"),
+    ("embedding", r"(^|\.)(embed\w*|patch\w*|pos_embed|x_embedder|context_embedder|conv_in|caption_projection|text\w*|"
+                  r"label\w*|class\w*|proj_in)(\.|$)"),
+)  # fmt: skip
+
+
+def layers_by_role(model: nn.Module, roles: tuple[str, ...] = ROLES) -> dict[str, str]:
+    """Path -> role of every layer with a weight of two or more axes (linear, convolution, embedding), in order."""
+    for role in roles:
+        if role not in ROLES:
+            raise unknown("layer role", role, ROLES)
+    found = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if weight is not None and weight.ndim >= 2 and next(module.children(), None) is None:
+            role = next((r for r, rule in _RULES if re.search(rule, name.lower())), None)
+            role = role or ("conv" if weight.ndim > 2 else "other")
+            if role in roles:
+                found[name] = role
+    return found

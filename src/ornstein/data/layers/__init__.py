@@ -1,0 +1,1 @@
+"""What several data sets share: packed files and the words of the emoji."""

@@ -1,0 +1,1 @@
+"""Evidence for the metrics: known values, order under growing damage, and what the older metric would have said."""

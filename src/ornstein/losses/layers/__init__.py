@@ -1,0 +1,1 @@
+"""What losses share: the laws of time, noise couplings and condition corruptors that a loss is given."""

@@ -1,0 +1,6 @@
+"""Denoisers that are exact by formula: ground truth under every solver, guidance, cache and quantiser."""
+
+from .closed_form import ClosedForm
+from .mixture import Mixture
+
+__all__ = ["ClosedForm", "Mixture"]
