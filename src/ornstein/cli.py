@@ -191,7 +191,9 @@ def methods(words: Words = None) -> None:
     """
     found = _search(words or [])
     table = _table("room", "method", "verdict", "what it is")
-    table.columns[-1].no_wrap, table.columns[-1].overflow = True, "ellipsis"  # a method is a line
+    for column, values in zip(table.columns, ([e.room for e in found], [e.name for e in found], ["verdict"], [])):
+        column.no_wrap, column.overflow = True, "ellipsis"  # a method is a line
+        column.min_width = max(map(len, values), default=None)
     before = None
     for entry in found:
         verdict = _verdict(_card(entry).get("verdict", "-"))

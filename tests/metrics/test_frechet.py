@@ -39,6 +39,7 @@ def test_invariances_and_identity():
     assert between(x @ turn + 7, y @ turn + 7) == pytest.approx(between(x, y), rel=1e-9)
     assert between(3 * x, 3 * y) == pytest.approx(9 * between(x, y), rel=1e-9)
     assert between(x, x) == pytest.approx(0, abs=1e-7)
+    assert torch.allclose(covariance(x), torch.cov(x.T), atol=1e-12)
 
 
 def test_fewer_samples_than_dimensions_stay_real():

@@ -60,6 +60,14 @@ def test_blocks_agree_with_the_whole():
     g, r = sets(n=300, m=260)
     whole, cut = KID("precomputed:x", rounds=10)(g, r), KID("precomputed:x", block=60, rounds=10)(g, r)
     assert cut.value == pytest.approx(whole.value, rel=0.3) and cut.value != whole.value
+    g, r = sets(n=20, m=15)
+    metric = KID("precomputed:x", block=5, rounds=10)
+    once = metric(g, r).value
+    for side in (0, 1):
+        for i in range((20, 15)[side]):
+            moved = [g.clone(), r.clone()]
+            moved[side][i] += 5
+            assert metric(*moved).value != pytest.approx(once, rel=1e-6), "every sample counts"
     g, r = sets(n=4, m=50)
     assert KID("precomputed:x", block=10, rounds=10)(g, r).n == 4
 

@@ -245,6 +245,7 @@ def test_the_shipped_digits_classifier():
     x, y = data.images()[::5], data.labels[::5]
     assert (judge.predict(x) == y).double().mean().item() == pytest.approx(judge.test_accuracy(), abs=1e-9)
     assert judge.test_accuracy() > 0.97 and judge.WEIGHTS.stat().st_size < 200_000
+    assert not judge.classifier().training and not any(p.requires_grad for p in judge.classifier().parameters())
     with pytest.raises(OrnsteinError, match=r"cannot see images of \[1, 16, 16\].*average"):
         judge.predict(images(2, 16))
 

@@ -31,6 +31,8 @@ def test_a_line_worked_by_hand():
     assert found["precision"].tolist() == [1.0] * 12 and found["density"].tolist() == [2.0] * 12
     assert found["coverage"].tolist() == [0.0] * 3 + [1.0] * 2 + [0.0] * 7
     assert found["recall"].sum() == 0  # generated balls have radius 0.001 and reach no integer
+    rim = per_sample(torch.full((2, 1), 6.0).double(), r, 1)
+    assert rim["density"].tolist() == [3.0, 3.0], "the rims of 5 and 7 count"
     assert reach(r, 2).tolist() == [2.0] + [1.0] * 10 + [2.0]
 
 

@@ -1,9 +1,9 @@
 """DiT: a transformer on patches, modulated by time and condition through adaLN-zero.
 
-Scalable Diffusion Models with Transformers, Peebles, Xie, 2022, arXiv:2212.09748. Text enters by cross-attention as in PixArt-alpha
-(Chen et al., 2023, arXiv:2310.00426), whose shared modulation ("adaLN-single") is an option; positions are 2-D rotary (Su et al.,
-2021, arXiv:2104.09864, one half of each head per axis) or fixed sines; queries and keys are normalised (Henry et al., 2020,
-arXiv:2010.04245). Per block and N tokens about 12 N D^2 multiplications, 16 N D^2 with text.
+Scalable Diffusion Models with Transformers, Peebles, Xie, 2022, arXiv:2212.09748. Text enters by cross-attention as in
+PixArt-alpha (Chen et al., 2023, arXiv:2310.00426), whose shared modulation ("adaLN-single") is an option. Positions are
+2-D rotary (Su et al., 2021, arXiv:2104.09864; half of each head's pairs per axis) or fixed sines. Queries and keys are
+normalised (Henry et al., 2020, arXiv:2010.04245). Per block of N tokens: 12 N D^2 multiplications, 16 N D^2 with text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Mlp(nn.Sequential):
 
 
 class Block(nn.Module):
-    """x + gate * attention, (+ cross-attention), + gate * mlp; six modulations from c [B, 1 or N, D]. Zero gates at the start."""
+    """x + gate * attention (+ cross-attention) + gate * mlp, six modulations from c [B, 1 or N, D]. Zero gates."""
 
     seat: ClassVar[Seat] = Seat("block", "block", ("x",))
 
@@ -53,7 +53,8 @@ class Block(nn.Module):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, c: Tensor, rotary: tuple | None = None, text: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, rotary: tuple | None = None, text: Tensor | None = None,
+                mask: Tensor | None = None) -> Tensor:  # fmt: skip
         six = c + self.offset if self.modulation is None else self.modulation(c)
         shift1, scale1, gate1, shift2, scale2, gate2 = six.chunk(6, -1)
         x = x + gate1 * self.attn(torch.addcmul(shift1, self.norm1(x), 1 + scale1), rotary)
@@ -63,10 +64,14 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """x [B, C, H, W], t [B] or per token [B, N] -> [B, C, H, W]. cond: 'label' [B]; 'tokens' [B, L, text_dim], 'mask', 'pooled'."""
+    """x [B, C, H, W], t [B] or per token [B, N] -> [B, C, H, W].
 
-    def __init__(self, channels: int = 4, patch: int = 4, width: int = 256, depth: int = 8, heads: int = 4, classes: int = 0,
-                 text_dim: int = 0, positions: str = "rotary", shared: bool = False, ratio: float = 4.0) -> None:  # fmt: skip
+    cond: 'label' [B]; 'tokens' [B, L, text_dim], 'mask' [B, L], 'pooled' [B, text_dim]. taps: 'blocks.0', ... [B, N, D].
+    """
+
+    def __init__(self, channels: int = 4, patch: int = 4, width: int = 256, depth: int = 8, heads: int = 4,
+                 classes: int = 0, text_dim: int = 0, positions: str = "rotary", shared: bool = False,
+                 ratio: float = 4.0) -> None:  # fmt: skip
         super().__init__()
         if width % heads or (width // heads) % 4:
             raise OrnsteinError(f"DiT of width {width} with {heads} heads", "Each head needs a width divisible by 4.")
@@ -101,7 +106,8 @@ class DiT(nn.Module):
             h = h + sinusoid(places, self.width // 2, 1.0).flatten(1).to(h.dtype)
         total, text, mask = self.condition(cond, len(x))
         c = self.time(t)
-        c = F.silu((c + total)[:, None] if c.ndim == 2 else c + (total[:, None] if isinstance(total, Tensor) else total))
+        total = total[:, None] if isinstance(total, Tensor) else total
+        c = F.silu((c[:, None] if c.ndim == 2 else c) + total)
         six = c if self.modulation is None else self.modulation(c)
         kept = {}
         for index, block in enumerate(self.blocks):
@@ -109,7 +115,8 @@ class DiT(nn.Module):
             if f"blocks.{index}" in taps:
                 kept[f"blocks.{index}"] = h
         shift, scale = self.final_modulation(c).chunk(2, -1)
-        out = _image(self.head(torch.addcmul(shift, self.final_norm(h), 1 + scale)), self.channels, rows, columns, self.patch)
+        h = self.head(torch.addcmul(shift, self.final_norm(h), 1 + scale))
+        out = _image(h, self.channels, rows, columns, self.patch)
         return Output(out, kept) if taps else out
 
 

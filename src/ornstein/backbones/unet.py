@@ -1,7 +1,7 @@
 """UNet: residual convolutions at falling and rising resolution, joined by skips, modulated by time and condition.
 
 Denoising Diffusion Probabilistic Models, Ho, Jain, Abbeel, 2020, arXiv:2006.11239, in the form of Diffusion Models Beat
-GANs on Image Synthesis, Dhariwal, Nichol, 2021, arXiv:2105.05233 (ADM): conv(SiLU(norm(h) (1 + scale) + shift)) in every
+GANs on Image Synthesis, Dhariwal, Nichol, 2021, arXiv:2105.05233 (ADM): conv(SiLU(norm(h) (1 + scale) + shift)) in each
 residual block, attention at chosen levels, zero output layers. Text enters by cross-attention (Rombach et al., 2022,
 arXiv:2112.10752). A level of C channels costs about 9 C^2 (2 blocks + 3 (blocks + 1)) multiplications per pixel.
 """

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ornstein.core.errors import OrnsteinError, unknown
 
-from .layers.swap import chosen, swap
+from .layers.swap import chosen, counted_bytes, swap
 
 __all__ = ["Int8", "Int8Conv2d", "Int8Linear"]
 
@@ -144,15 +144,7 @@ class Int8:
 
     def reported_bytes(self, model: nn.Module) -> int:
         """Bytes of the compressed model, added up from its layers' formulae."""
-        whole = 0
-        for module in model.modules():
-            if isinstance(module, _Int8Layer):
-                whole += module.reported_bytes
-            else:
-                kept = {k: v for k, v in module._buffers.items() if k not in module._non_persistent_buffers_set}
-                kept = [v for v in (kept | module._parameters).values() if v is not None]
-                whole += sum(v.numel() * v.element_size() for v in kept)
-        return whole
+        return counted_bytes(model)
 
 
 def _column(scale: Tensor, weight: Tensor) -> Tensor:

@@ -11,15 +11,17 @@ from .errors import unknown
 __all__ = ["ROLES", "layers_by_role"]
 
 ROLES = ("temporal", "qkv", "attention_out", "ffn", "embedding", "head", "conv", "other")
+_TOP = r"^(?!.*blocks?\.)(.*\.)?"  # outside of the blocks
 _RULES = (
-    ("temporal", r"(^|\.)(time|temporal|t_embed|time_embed\w*|time_text_embed|timestep_embedder|time_emb_proj|adaln\w*|"
-                 r"modulation|\w*norm\d?\w*\.linear|scale_shift\w*|condition_embedder\.time\w*)(\.|$)"),
-    ("head", r"(^|\.)(head|final\w*|proj_out|conv_out|norm_out)(\.|$)(?!.*transformer_blocks)"),
-    ("attention_out", r"(^|\.)(to_out(\.0)?|to_add_out|attn\w*\.(out|proj)|cross\.out)$"),
-    ("qkv", r"(^|\.)(to_[qkv]|to_qkv\w*|add_[qkv]_proj|qkv|cross\.(q|kv))$"),
-    ("ffn", r"(^|\.)(ff|ffn|mlp|ff_context|feed_forward|proj_mlp)(\.|$)"),
-    ("embedding", r"(^|\.)(embed\w*|patch\w*|pos_embed|x_embedder|context_embedder|conv_in|caption_projection|text\w*|"
-                  r"label\w*|class\w*|proj_in)(\.|$)"),
+    ("embedding", r"(^|\.)(text_embedder|class_embedder|label_embedder|image_embedder)(\.|$)"),
+    ("temporal", r"(^|\.)(time|temporal|t_embed|time_\w+|timestep_embedder|guidance_embedder|adaln\w*|\w*modulation\w*|"
+                 r"(img|txt)_mod|\w*norm\d?\w*\.linear|scale_shift\w*)(\.|$)|^proj_out_1$"),
+    ("head", _TOP + r"(head|final\w*|proj_out\w*|conv_out|norm_out)(\.|$)"),
+    ("attention_out", r"(^|\.)(to_out(\.0)?|to_add_out|attn\w*\.(out|proj)|cross\.out|single\w*blocks\.\d+\.proj_out)$"),
+    ("qkv", r"(^|\.)(to_[qkv](_\w+)?|to_qkv\w*|add_[qkv]_proj|qkv|cross\.(q|kv))$"),
+    ("ffn", r"(^|\.)(\w+_)?(ff|ffn|mlp|feed_forward)(_\w+)?(\.|$)"),
+    ("embedding", _TOP + r"(embed\w*|patch\w*|pos_embed|x_embedder|context_embedder|conv_in|img_in|txt_in|proj_in|"
+                  r"caption_projection|\w*condition\w*|text\w*|label\w*|class\w*)(\.|$)"),
 )  # fmt: skip
 
 

@@ -155,6 +155,7 @@ class Seam:
         self.lock = threading.Lock()
         self.owners: list[tuple[Plugin, tuple[Site, ...], object]] = []
         self.wrapped: dict[str, tuple[nn.Module, Any]] = {}
+        self.packs: dict[str, dict[tuple, Callable]] = {}  # site -> kind and names of an answer -> how to give it
 
     def plugins(self, site: Site) -> tuple[tuple[Plugin, object], ...]:
         return tuple((p, scope) for p, sites, scope in self.owners if site in sites)
@@ -176,19 +177,22 @@ class Seam:
             for site in sites:
                 if site not in by_module.setdefault(site.name, []):
                     by_module[site.name].append(site)
-        for module, before in self.wrapped.values():
-            module.__dict__.pop("forward", None)
-            if before is not None:
-                module.forward = before
-        self.wrapped = {}
+        wrapped = {}
         for name, sites in by_module.items():
             module = self.model().get_submodule(name)
-            self.wrapped[name] = (module, module.__dict__.get("forward"))
-            forward = module.forward
+            _, before = wrapped[name] = self.wrapped.get(name) or (module, module.__dict__.get("forward"))
+            forward = before or MethodType(type(module).forward, module)
             for site in sorted(sites, key=lambda s: s.grain != "attention"):  # attention innermost
+                plugins, packs = self.plugins(site), self.packs.setdefault(name, {})
                 around = _around_attention if site.grain == "attention" else _around
-                forward = _Wrapped(module, forward, around(forward, site, self.plugins(site)))
-            module.forward = forward
+                forward = _Wrapped(module, forward, around(forward, site, plugins, packs))
+            module.forward = forward  # at once: a run on another thread meets the old one or the new one, never none
+        for name, (module, before) in self.wrapped.items():
+            if name not in wrapped and before is not None:
+                module.forward = before
+            elif name not in wrapped:
+                module.__dict__.pop("forward", None)
+        self.wrapped = wrapped
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -215,15 +219,15 @@ class _Wrapped:
         return MethodType(type(self.module).forward, memo[id(self.module)])
 
 
-def _around(forward: Callable, site: Site, plugins: tuple[Plugin, ...]) -> Callable:
+def _around(forward: Callable, site: Site, plugins: tuple, packs: dict[tuple, Callable]) -> Callable:
     names = [p.name for p in inspect.signature(forward).parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
     outputs = {len(group): group for group in site.streams}
     residual = {n for group in site.streams for n in group} & set(names) or {names[0]}
-    packs: dict[tuple, Callable] = {}  # kind of answer asked for and its streams -> back to an answer of that kind
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         run, clock = _RUN.get(), _CLOCK.get()
-        if run is None or clock is None:
+        live = _active(run, clock, plugins)
+        if not live:
             return forward(*args, **kwargs)
         bound, rest = {**dict(zip(names, args)), **kwargs}, args[len(names) :]
         streams = {n: bound.pop(n) for n in names if n in residual and n in bound}
@@ -236,7 +240,7 @@ def _around(forward: Callable, site: Site, plugins: tuple[Plugin, ...]) -> Calla
             return streams
 
         run.record.asked(site, clock)
-        answer = Call(site, clock, run, plugins, bound, compute)(streams)
+        answer = Call(site, clock, run, live, bound, compute)(streams)
         pack = packs.get((kind, *_present(answer)))
         return pack(answer) if pack else _packed(answer, site, "return_dict" in names)
 
@@ -253,8 +257,9 @@ def _packed(streams: Streams, site: Site, foreign: bool) -> Any:
     best = max(full, key=lambda g: (all(streams[n] is not None for n in g), len(g)), default=None)
     if best is None or (foreign and site.grain == "network"):
         names = " or ".join(", ".join(g) for g in site.streams)
-        raise OrnsteinError(f"the site '{site.name or 'network'}' was skipped before it was ever computed, with the streams "
-                            f"{', '.join(streams) or 'none'}", f"It must hand on {names}: compute it once, or fill them all.")  # fmt: skip
+        raise OrnsteinError(f"the site '{site.name or 'network'}' was skipped before it was ever computed, with the "
+                            f"streams {', '.join(streams) or 'none'}",
+                            f"It must hand on {names}: compute it once, or fill them all.")  # fmt: skip
     return streams[best[0]] if len(best) == 1 else tuple(streams[n] for n in best)
 
 
@@ -299,15 +304,16 @@ class _Intercept(TorchFunctionMode):
         return Call(site, self.clock, self.run, self.plugins, given, attend)(streams)["out"]
 
 
-def _around_attention(forward: Callable, site: Site, plugins: tuple[Plugin, ...]) -> Callable:
+def _around_attention(forward: Callable, site: Site, plugins: tuple, packs: dict[tuple, Callable]) -> Callable:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         run, clock = _RUN.get(), _CLOCK.get()
-        if run is None or clock is None:
+        live = _active(run, clock, plugins)
+        if not live:
             return forward(*args, **kwargs)
-        with _Intercept(site, plugins, run, clock) as intercept:
+        with _Intercept(site, live, run, clock) as intercept:
             result = forward(*args, **kwargs)
         if not intercept.seen:
-            raise OrnsteinError(f"the attention at '{site.name}' is not torch's scaled_dot_product_attention: no plugin can see it",
+            raise OrnsteinError(f"the attention at '{site.name}' is not torch's scaled_dot_product_attention",
                                 "Leave that site out, or switch the model to torch's attention.")  # fmt: skip
         return result
 
@@ -349,11 +355,12 @@ def attach(model: nn.Module, plugins: Plugin | Sequence[Plugin], seats: Mapping[
         except OrnsteinError:
             seam.owners = before
             raise
+        mine = seam.owners[len(before) :]
         seam.refresh()
 
     def detach() -> None:
         with seam.lock:
-            seam.owners = [o for o in seam.owners if not any(o[0] is q for q in plugins)]
+            seam.owners = [o for o in seam.owners if not any(o is m for m in mine)]
             seam.refresh()
 
     return detach

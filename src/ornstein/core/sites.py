@@ -22,7 +22,8 @@ __all__ = ["GRAINS", "Seat", "Site", "find_sites"]
 
 GRAINS = ("network", "stage", "block", "branch", "attention")
 _BRANCH_ROLES = (("mlp", re.compile(r"^(\w+_)?(ff|ffn|mlp|feed_forward)(_\w+)?$")),
-                 ("cross_attention", re.compile(r"attn2$|cross_att")), ("attention", re.compile(r"(^|_)(attn|attention)\d?$")))  # fmt: skip
+                 ("cross_attention", re.compile(r"attn2$|cross_att")),
+                 ("attention", re.compile(r"(^|_)(attn|attention)\d?$")))  # fmt: skip
 _PARTS = ("down", "mid", "up")  # of a U-Net, in the order of computation
 
 

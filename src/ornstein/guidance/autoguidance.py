@@ -1,9 +1,9 @@
 """Autoguidance: away from a worse version of the same model.
 
-Guiding a Diffusion Model with a Bad Version of Itself, Tero Karras, Miika Aittala, Tuomas Kynkaanniemi, Jaakko Lehtinen, Timo
-Aila, Samuli Laine, 2024, arXiv:2406.02507 (eq. 3): D_w = w D_1(x; c) + (1 - w) D_0(x; c), where D_0 is smaller or less
-trained, on the same data and condition. Costs one call of each inside the interval, one of D_1 outside. It helps where the
-two err in the same direction, D_0 further.
+Guiding a Diffusion Model with a Bad Version of Itself, Tero Karras, Miika Aittala, Tuomas Kynkaanniemi, Jaakko
+Lehtinen, Timo Aila, Samuli Laine, 2024, arXiv:2406.02507 (eq. 3): D_w = w D_1(x; c) + (1 - w) D_0(x; c), where D_0 is
+smaller or less trained, on the same data and condition. Costs one call of each inside the interval, one of D_1
+outside. It helps where the two err in the same direction, D_0 further.
 """
 
 from __future__ import annotations

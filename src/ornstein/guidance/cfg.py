@@ -1,9 +1,9 @@
 """Classifier-free guidance: away from the unconditional answer, through the conditional one, and beyond.
 
-Classifier-Free Diffusion Guidance, Jonathan Ho, Tim Salimans, 2022, arXiv:2207.12598 (eq. 6, with w = scale - 1):
-eps = eps(x, null) + scale (eps(x, c) - eps(x, null)). Interval: Applying Guidance in a Limited Interval Improves Sample and
-Distribution Quality in Diffusion Models, Kynkaanniemi et al., 2024, arXiv:2404.07724. Costs two network calls inside the
-interval and one outside. It does not sample p(x) p(c|x)^scale, nor any law that is known in closed form.
+Classifier-Free Diffusion Guidance, Jonathan Ho, Tim Salimans, 2022, arXiv:2207.12598 (eq. 6, with w = scale - 1): eps
+= eps(x, null) + scale (eps(x, c) - eps(x, null)). Interval: Applying Guidance in a Limited Interval Improves Sample
+and Distribution Quality in Diffusion Models, Kynkaanniemi et al., 2024, arXiv:2404.07724. Costs two network calls
+inside the interval and one outside. It does not sample p(x) p(c|x)^scale, nor any law that is known in closed form.
 """
 
 from __future__ import annotations

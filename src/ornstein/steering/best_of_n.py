@@ -1,8 +1,9 @@
 """Best of N: draw N samples for each, keep the one that the reward likes best.
 
 Random search of Inference-Time Scaling for Diffusion Models beyond Scaling Denoising Steps, Nanye Ma et al., 2025,
-arXiv:2501.09732 (section 3): x* = argmax_i reward(x_i) over N independent starts. Costs N times the network calls, in one
-batch N times as large, and N rewards. Its expected reward is that of the largest of N draws of the model's own law, no more.
+arXiv:2501.09732 (section 3): x* = argmax_i reward(x_i) over N independent starts. Costs N times the network calls, in
+one batch N times as large, and N rewards. Its expected reward is that of the largest of N draws of the model's own
+law, no more.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ __all__ = ["Condition", "TimeEmbedding", "check_size", "null_condition", "sinuso
 
 
 def sinusoid(t: Tensor, width: int, scale: float = 1000.0, longest: float = 10000.0) -> Tensor:
-    """Sines and cosines of t [...] at `width`/2 frequencies -> [..., width] (Vaswani et al., 2017, arXiv:1706.03762)."""
+    """Sines and cosines of t [...] at width/2 frequencies -> [..., width] (Vaswani et al., 2017, arXiv:1706.03762)."""
     half = width // 2
     frequencies = torch.exp(-math.log(longest) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angle = t[..., None].float() * scale * frequencies
@@ -34,7 +34,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Condition(nn.Module):
-    """Class label and pooled text -> [B, width], and text tokens -> [B, L, width] or None. Absent inputs are refused."""
+    """Class label and pooled text -> [B, width]; text tokens -> [B, L, width] or None. Absent inputs are refused."""
 
     def __init__(self, width: int, classes: int, text_dim: int) -> None:
         super().__init__()
@@ -43,7 +43,8 @@ class Condition(nn.Module):
         self.text_pooled = nn.Linear(text_dim, width) if text_dim else None
         self.text_tokens = nn.Linear(text_dim, width) if text_dim else None
 
-    def forward(self, cond: dict[str, Tensor] | None, batch: int) -> tuple[Tensor | float, Tensor | None, Tensor | None]:
+    def forward(self, cond: dict[str, Tensor] | None, batch: int,
+                ) -> tuple[Tensor | float, Tensor | None, Tensor | None]:  # fmt: skip
         """(summed embedding, text tokens, text mask [B, 1, 1, L])."""
         total: Tensor | float = 0.0
         tokens = mask = None
@@ -59,7 +60,8 @@ class Condition(nn.Module):
 
 def _need(cond: dict[str, Tensor] | None, key: str, shape: tuple) -> Tensor:
     if not cond or key not in cond:
-        raise OrnsteinError(f"the model needs the condition '{key}'", f"It was given {sorted(cond) if cond else 'none'}.")
+        given = ", ".join(sorted(cond)) if cond else "none"
+        raise OrnsteinError(f"the model needs the condition '{key}'", f"It was given {given}.")
     value = cond[key]
     if len(value.shape) != len(shape) or any(want not in (None, got) for want, got in zip(shape, value.shape)):
         want = tuple("any" if w is None else w for w in shape)
@@ -67,7 +69,8 @@ def _need(cond: dict[str, Tensor] | None, key: str, shape: tuple) -> Tensor:
     return value
 
 
-def null_condition(cond: dict[str, Any] | None, batch: int, classes: int, text_dim: int, length: int = 1) -> dict[str, Tensor]:
+def null_condition(cond: dict[str, Any] | None, batch: int, classes: int, text_dim: int,
+                   length: int = 1) -> dict[str, Tensor]:  # fmt: skip
     """The unconditional condition: the extra class, and text of zeros with one visible token."""
     some = next((v for v in (cond or {}).values() if isinstance(v, Tensor)), torch.zeros(1))
     out: dict[str, Tensor] = {}

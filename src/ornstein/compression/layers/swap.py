@@ -11,7 +11,7 @@ from torch import nn
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.roles import layers_by_role
 
-__all__ = ["chosen", "stored_bytes", "swap"]
+__all__ = ["chosen", "counted_bytes", "stored_bytes", "swap"]
 
 
 def chosen(model: nn.Module, roles: tuple[str, ...], skip: Sequence[str], kinds: tuple[type, ...], min_size: int,
@@ -50,6 +50,19 @@ def swap(model: nn.Module, layers: dict[str, nn.Module], make: Callable[[str, nn
         for key, child in parent._modules.items():
             parent._modules[key] = new.get(id(child), child)
     return model.eval()
+
+
+def counted_bytes(model: nn.Module) -> int:
+    """Bytes added up module by module; a compressed layer says its own `reported_bytes`, from its formula."""
+    whole = 0
+    for _, module in model.named_modules(remove_duplicate=False):
+        if hasattr(module, "reported_bytes"):
+            whole += module.reported_bytes
+            continue
+        kept = {k: v for k, v in module._buffers.items() if k not in module._non_persistent_buffers_set}
+        kept = [v for v in (kept | module._parameters).values() if v is not None]
+        whole += sum(v.numel() * v.element_size() for v in kept)
+    return whole
 
 
 def stored_bytes(model: nn.Module) -> int:

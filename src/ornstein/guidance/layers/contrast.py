@@ -38,8 +38,9 @@ def contrast(strong: Prediction, ask: Ask, scale: float, interval: tuple[float, 
     """weak + scale (strong - weak) at flow times in (low, high], `strong` elsewhere.
 
     ask(x, t, cond, clock) -> the weak answer; it gets the rows that have a place inside, or is not called at all.
-    Combined in the kind that the strong answer was given in: x0, noise, velocity, v and score are affine in each other with
-    coefficients of (x, t) alone and the weights sum to 1, so every kind gives the same, and this one needs no division.
+    Combined in the kind that the strong answer was given in: x0, noise, velocity, v and score are affine in each
+    other with coefficients of (x, t) alone and the weights sum to 1, so every kind gives the same, and this one needs
+    no division.
     """
     x, inside = strong.x, None
     if tuple(interval) != ALWAYS:

@@ -1,0 +1,1 @@
+"""What adapters share: finding layers by role, freezing a network while an adapter sits on it, and files."""

@@ -1,0 +1,4 @@
+"""What ranks talk through."""
+from .communicator import Communicator, Distributed, simulate
+
+__all__ = ["Communicator", "Distributed", "simulate"]

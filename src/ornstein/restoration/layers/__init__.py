@@ -1,0 +1,4 @@
+"""Linear measurement operators."""
+from .operators import AveragePool, Grey, Mask, Operator
+
+__all__ = ["AveragePool", "Grey", "Mask", "Operator"]
