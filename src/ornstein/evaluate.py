@@ -1,4 +1,4 @@
-"""How good a model is, measured: samples for the captions or labels of its data set, against the pictures themselves."""
+"""How good a model is, measured: samples for the captions or labels of its data set, against the pictures."""
 
 from __future__ import annotations
 
@@ -41,13 +41,14 @@ def evaluate(model: Model, plan: Plan | None = None, samples: int = 500, seed: i
     """
     named = data or model.config.get("data")
     if not named:
-        raise OrnsteinError(f"the model '{model.name}' does not say what data it was trained on", "Name it: --data digits.")
+        raise OrnsteinError(f"the model '{model.name}' does not say what it was trained on", "Name it: --data digits.")
     reference = catalog.build("data", named)
     labels = getattr(reference, "labels", None)
     words = list(getattr(reference, "captions", None) or [str(int(v)) for v in labels])
     prompts = [words[i % len(words)] for i in range(samples)]
     made = model.generate(prompts, plan, seed=seed, progress=progress)
-    return Evaluation(model.name, made.plan, tuple(_measures(made, reference, labels, samples)), made.record.seconds, samples)
+    measures = tuple(_measures(made, reference, labels, samples))
+    return Evaluation(model.name, made.plan, measures, made.record.seconds, samples)
 
 
 def _measures(made: Generated, reference: Any, labels: Tensor | None, samples: int) -> list[Any]:

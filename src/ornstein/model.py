@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from ornstein.core.seam import Run, attach
 __all__ = ["Generated", "Model", "create", "known", "load", "save"]
 
 SHIPPED = Path(__file__).parent / "models"
+ENCODER = "encoder/"  # before the names of a trained encoder's weights; no module path has a slash
 ALIASES = {"digits": "digits/dit", "digits-unet": "digits/unet", "emoji": "emoji/dit"}
 
 
@@ -53,6 +54,7 @@ class Model:
     config: dict[str, Any] = field(default_factory=dict)
     codec: Any = None
     encoder: Any = None
+    _ready: dict = field(default_factory=dict, init=False, repr=False, compare=False)  # the compressed copy of a plan
 
     @property
     def backbone(self) -> nn.Module:
@@ -84,30 +86,44 @@ class Model:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             raise OrnsteinError("no prompt was given", "Give at least one text.")
-        listed = {k: (v,) if isinstance(v, str) else tuple(v) if v is not None else None
-                  for k, v in (("guidance", guidance), ("accelerate", accelerate))}  # fmt: skip
-        plan = replace(plan.for_model(self.name, self.backbone), **{k: v for k, v in {"steps": steps, "solver": solver, **listed}.items()
-                       if v is not None}) if plan else self.plan(steps=steps, solver=solver, **listed)  # fmt: skip
-        solver_part = catalog.build("solvers", plan.solver)
-        denoiser = guide(self.denoiser, *(catalog.build("guidance", g) for g in plan.guidance))
+        if batch < 1:
+            raise OrnsteinError(f"batch={batch} is not a positive whole number", "Give at least 1.")
+        changes = {"steps": steps, "solver": solver, "guidance": guidance, "accelerate": accelerate}
+        changes = {k: v for k, v in changes.items() if v is not None}
+        changes |= {k: (v,) if isinstance(v, str) else tuple(v) for k, v in changes.items() if k in ("guidance", "accelerate")}
+        plan = replace(plan.for_model(self.name, self.backbone), **changes) if plan else self.plan(**changes)
+        solver_part, denoiser = catalog.build("solvers", plan.solver), self._compressed(plan)
         plugins = [catalog.build("acceleration", a) for a in plan.accelerate]
-        device = next(self.backbone.parameters()).device
-        shape = (self.shape[0], *(size or self.shape[1:]))
-        run, scope, out = Run(scope=object()), None, []
-        scope = run.scope
-        total = plan.steps * -(-len(prompts) // batch)
+        guided = guide(denoiser, *(catalog.build("guidance", g) for g in plan.guidance))
+        device, run = next(self.backbone.parameters()).device, Run(scope=object())
+        shape, total, out = (self.shape[0], *(size or self.shape[1:])), plan.steps * -(-len(prompts) // batch), []
         with ExitStack() as stack:
+            stack.enter_context(_autocast(device, plan.dtype))
             if plugins:
-                stack.callback(attach(self.backbone, plugins, scope=scope))
+                stack.callback(attach(denoiser.backbone, plugins, scope=run.scope))
             for first in range(0, len(prompts), batch):
                 some, done = prompts[first : first + batch], plan.steps * (first // batch)
-                out.append(sample(denoiser, (len(some), *shape), solver_part, plan.steps, cond=self.encode(some), seed=seed,
+                out.append(sample(guided, (len(some), *shape), solver_part, plan.steps, cond=self.encode(some), seed=seed,
                                   ids=range(first, first + len(some)), rule=plan.grid, run=run, device=device,
                                   progress=progress and (lambda s, n, d=done: progress(d + s.step, total))))  # fmt: skip
         x = torch.cat(out).cpu()
         run.record.facts |= {"model": self.name, "seed": seed, "samples": len(prompts), "solver": plan.solver,
-                             "guidance": list(plan.guidance), "accelerate": list(plan.accelerate)}  # fmt: skip
+                             "guidance": list(plan.guidance), "accelerate": list(plan.accelerate),
+                             "compress": list(plan.compress), "dtype": plan.dtype}  # fmt: skip
         return Generated(self.pictures(x), x, prompts, run.record, plan)
+
+    def _compressed(self, plan: Plan) -> Denoiser:
+        """The denoiser with the plan's transforms applied to a copy of the network, which is kept for the next call."""
+        if not plan.compress:
+            return self.denoiser
+        key = (fingerprint(self.backbone), plan.compress)
+        if key not in self._ready:
+            network = self.backbone
+            for part in plan.compress:
+                network = catalog.build("compression", part)(network)
+            self._ready.clear()
+            self._ready[key] = network
+        return replace(self.denoiser, backbone=self._ready[key])
 
     def pictures(self, x: Tensor) -> np.ndarray:
         """Latents [N, C, H, W] -> uint8 [N, H, W, channels]; premultiplied RGBA is divided by its alpha."""
@@ -117,6 +133,10 @@ class Model:
             alpha = pixels[:, 3:]
             pixels = torch.cat([(pixels[:, :3] / alpha.clamp_min(1 / 255)).clamp(0, 1), alpha], 1)
         return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _autocast(device: torch.device, dtype: str) -> Any:
+    return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))
 
 
 def create(config: dict[str, Any], name: str = "model") -> Model:
@@ -134,8 +154,11 @@ def create(config: dict[str, Any], name: str = "model") -> Model:
 def save(path: str | Path, model: Model, dtype: torch.dtype | None = None, about: dict[str, Any] | None = None) -> Path:
     """Write weights and description to one .safetensors file, atomically. dtype: float16 or bfloat16 halves the file."""
     config = model.config | {"about": {**model.config.get("about", {}), **(about or {})}}
+    state = model.backbone.state_dict()
+    if isinstance(model.encoder, nn.Module):  # one that trained with the backbone
+        state |= {ENCODER + k: v for k, v in model.encoder.state_dict().items()}
     tensors = {k: v.detach().cpu().to(dtype if dtype and v.is_floating_point() else v.dtype).contiguous()
-               for k, v in model.backbone.state_dict().items()}  # fmt: skip
+               for k, v in state.items()}  # fmt: skip
     return write_atomic(path, to_bytes(tensors, {"ornstein": json.dumps(config), "name": model.name}))
 
 
@@ -150,30 +173,39 @@ def load(source: Any, device: str | torch.device = "cpu") -> Any:
         from ornstein.bridges import diffusers
 
         return diffusers.load(source)
-    if isinstance(source, str) and source in ALIASES and source in known():
-        path = SHIPPED / f"{ALIASES[source]}.safetensors"
-    elif isinstance(source, Path) or str(source).endswith(".safetensors"):
-        path = Path(source)
-    else:
-        raise unknown("model", str(source), known())
-    return _read(path, str(source), device)
+    if isinstance(source, str) and source in ALIASES:
+        return _read(SHIPPED / f"{ALIASES[source]}.safetensors", source, device)
+    if isinstance(source, Path) or str(source).endswith(".safetensors"):
+        return _read(Path(source), "", device)
+    raise unknown("model", str(source), ALIASES)
 
 
 def _read(path: Path, name: str, device: str | torch.device) -> Model:
     if not path.is_file():
-        raise OrnsteinError(f"there is no model file {path}", f"Shipped models: {', '.join(known())}.")
+        raise OrnsteinError(f"there is no model file {path}", f"Shipped models: {', '.join(known()) or 'none'}.")
     try:
         with safe_open(path, "pt") as file:
-            config = json.loads((file.metadata() or {}).get("ornstein", "null"))
-            weights = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - a file handle is no dict
+            meta = file.metadata() or {}
+            config, weights = json.loads(meta.get("ornstein", "null")), {k: file.get_tensor(k) for k in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise OrnsteinError(f"{path} is damaged or no safetensors file ({error})", "Fetch or train it again.") from error
-    if config is None:
-        raise OrnsteinError(f"{path} holds weights of another program", "Only files written by ornstein carry their description.")
-    model = create(config, name)
+    if not isinstance(config, dict):
+        remedy = "Only files written by ornstein carry their description."
+        raise OrnsteinError(f"{path} holds weights of another program", remedy)
     try:
-        model.backbone.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+        model = create(config, name or meta.get("name", path.stem))
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"the description in {path} cannot be read ({type(error).__name__}: {error})"
+        raise OrnsteinError(what, "It may be of another version of ornstein.") from error
+    parts = {ENCODER: model.encoder} if isinstance(model.encoder, nn.Module) else {}
+    own = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+    try:
+        for prefix, module in parts.items():
+            module.load_state_dict({k[len(prefix) :]: own.pop(k) for k in list(own) if k.startswith(prefix)})
+        model.backbone.load_state_dict(own)
     except RuntimeError as error:
-        raise OrnsteinError(f"the weights in {path} do not fit its description", str(error).split("\n")[1].strip()) from error
-    model.backbone.eval().requires_grad_(False).to(device)
+        reason = " ".join(str(error).split("\n")[1:2]).strip()
+        raise OrnsteinError(f"the weights in {path} do not fit its description", reason) from error
+    for module in (model.backbone, *parts.values()):
+        module.eval().requires_grad_(False).to(device)
     return model

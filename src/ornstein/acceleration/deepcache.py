@@ -54,6 +54,8 @@ class DeepCache:
 
     def around(self, site: Site, clock: Clock, streams: Streams, run: Call, memory: dict) -> Streams:
         """The order of the stages is read from the first evaluation: the 'down' that is called first is outermost."""
+        if self.interval == 1 and not self.full_at:
+            return run(streams)
         order = memory["order"][site.role]
         if memory["calls"] <= 0 and site.name not in order:
             order.append(site.name)

@@ -37,10 +37,10 @@ class FirstBlock:
     effects: ClassVar[Effects] = Effects.of(replaces="evaluation")
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
-        """All blocks of the stages of more than two blocks, where there are such; short refiners stay computed."""
+        """All blocks of the stages of more than two blocks where there are such; short refiners stay computed."""
         if any(s.grain == "stage" for s in sites):
-            raise OrnsteinError("FirstBlock does not fit a U-Net: its stages change the resolution and hand skips across, "
-                                "so no residual spans them", "Use deepcache.")  # fmt: skip
+            raise OrnsteinError("FirstBlock does not fit a U-Net: its stages change the resolution and hand on skips",
+                                "Use deepcache.")  # fmt: skip
         blocks = [s for s in sites if s.grain == "block"]
         large = [s for s in blocks if s.count > 2] or blocks
         return large if len(large) > 1 else []

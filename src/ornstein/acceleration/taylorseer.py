@@ -52,11 +52,11 @@ class TaylorSeer:
 
     def around(self, site: Site, clock: Clock, streams: Streams, run: Call, memory: dict) -> Streams:
         lead = next(v for v in streams.values() if isinstance(v, Tensor))
+        if self.interval == 1:
+            return run(streams)
         if site.name == next(iter(memory), site.name):
             note(run, clock, "taylorseer", memory, {"evaluations": 1})
         known = memory.get(site.name)
-        if self.interval == 1:
-            return run(streams)
         if known is None or known["shape"] != tuple(lead.shape[1:]) or len(known["times"][0]) != len(lead):
             known = {"shape": tuple(lead.shape[1:]), "calls": 0, "full": 0, "values": [], "times": []}
         call, t = known["calls"], _time(clock, lead)
@@ -105,7 +105,7 @@ def _differences(out: Streams, known: dict, distance: int) -> list[Streams]:
     values = [out]
     for old in known["values"]:
         now = values[-1]
-        values.append({k: None if v is None else (v.float() - old[k].float()) / distance for k, v in now.items()})
+        values.append({k: None if v is None else (_wide(v) - _wide(old[k])) / distance for k, v in now.items()})
     return values
 
 
@@ -115,6 +115,11 @@ def _sum(weights: Sequence, values: Sequence[Tensor | None]) -> Tensor | None:
     total: Any = 0.0
     for weight, value in zip(weights, values):
         if isinstance(weight, Tensor):
-            weight = weight.to(torch.float32).view(-1, *[1] * (value.ndim - 1))
-        total = total + weight * value.float()
+            weight = weight.to(_wide(value).dtype).view(-1, *[1] * (value.ndim - 1))
+        total = total + weight * _wide(value)
     return total.to(values[0].dtype)
+
+
+def _wide(value: Tensor) -> Tensor:
+    """At least float32: differences cancel."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))

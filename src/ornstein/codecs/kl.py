@@ -5,9 +5,10 @@ arXiv:2112.10752 (section 3.1 and appendix G); Auto-Encoding Variational Bayes, 
 
     q(u|x) = N(mu(x), sigma(x)^2),   z = (mu(x) - m) / d,   x' = D(z d + m)
 
-with m, d the mean and standard deviation of mu per channel over the training data, stored with the weights: diffusion then
-sees latents of unit size (the paper's scale factor, here per channel). `encode` gives the mode; noise is an argument.
-Trained by recipes/train_kl.py. Cost: convolutions at full resolution; a sample shrinks by factor^2 C / latent.
+with m, d the mean and standard deviation of mu per channel over the training data, stored with the weights: diffusion
+then sees latents of unit size (the paper's scale factor, here per channel). `encode` gives the mode, or a draw for
+given noise. Trained by recipes/train_kl.py. Cost: convolutions at full resolution; a sample becomes factor^2 C / latent
+times smaller.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ class KL(nn.Module):
     n_dim = 2
 
     def __init__(self, channels: int = 3, latent: int = 4, factor: int = 4, width: int = 32, blocks: int = 1) -> None:
-        """factor: a power of two; width: channels at full resolution (a multiple of 4), doubled at each halving up to four
-        times as many; blocks: residual blocks a resolution."""
+        """factor: a power of two; width: channels at full resolution (a multiple of 4), doubled at each halving up to
+        four times as many; blocks: residual blocks a resolution."""
         super().__init__()
         halvings = factor.bit_length() - 1
         if factor < 1 or factor != 2**halvings or width % 4:
-            raise OrnsteinError(f"KL with factor={factor}, width={width}", "factor: a power of 2; width: a multiple of 4.")
+            raise OrnsteinError(f"KL with factor={factor}, width={width}", "factor: a power of 2; width: 4 k.")
         self.config = {"channels": channels, "latent": latent, "factor": factor, "width": width, "blocks": blocks}
         widths = [width * min(4, 2**k) for k in range(halvings + 1)]
         down, up = [nn.Conv2d(channels, width, 3, padding=1)], [nn.Conv2d(latent, widths[-1], 3, padding=1)]
@@ -59,7 +60,8 @@ class KL(nn.Module):
             down += [*(Residual(here) for _ in range(blocks)), nn.Conv2d(here, below, 3, 2, 1)]
         down += [*(Residual(widths[-1]) for _ in range(blocks)), nn.GroupNorm(4, widths[-1]), nn.SiLU()]
         for here, above in zip(widths[::-1], widths[-2::-1]):
-            up += [*(Residual(here) for _ in range(blocks)), nn.Upsample(scale_factor=2), nn.Conv2d(here, above, 3, padding=1)]
+            up += [*(Residual(here) for _ in range(blocks)), nn.Upsample(scale_factor=2)]
+            up += [nn.Conv2d(here, above, 3, padding=1)]
         up += [*(Residual(width) for _ in range(blocks)), nn.GroupNorm(4, width), nn.SiLU()]
         self.encoder = nn.Sequential(*down, nn.Conv2d(widths[-1], 2 * latent, 3, padding=1))
         self.decoder = nn.Sequential(*up, nn.Conv2d(width, channels, 3, padding=1))
@@ -112,7 +114,7 @@ class KL(nn.Module):
 
     def _measured(self) -> None:
         if bool(self.rms.isnan()):
-            raise OrnsteinError("this KL codec has no statistics", "Train it (recipes/train_kl), or call measure(images).")
+            raise OrnsteinError("this KL codec has no statistics", "Train it (recipes/train_kl).")
 
     def save(self, path: str | Path) -> Path:
         """One safetensors file: weights, statistics, configuration."""

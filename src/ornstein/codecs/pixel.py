@@ -1,7 +1,7 @@
 """Pixel: no codec at all, the sample is the picture. Statistics and a folding of blocks into channels are options.
 
-z = (fold(x) - mean) / std, a bijection. fold: blocks of factor x factor pixels become channels (pixel unshuffle; Shi et al.,
-2016, arXiv:1609.05158, the other way round), so that convolutions and patches see factor^2 more channels. Costs nothing.
+z = (fold(x) - mean) / std, a bijection. fold: blocks of factor x factor pixels become channels (the sub-pixel shuffle
+of Shi et al., 2016, arXiv:1609.05158, the other way round). Costs nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Pixel:
 
     def __post_init__(self) -> None:
         if self.std <= 0 or self.factor < 1:
-            raise OrnsteinError(f"pixel with std={self.std}, factor={self.factor}", "Give std above 0, factor at least 1.")
+            raise OrnsteinError(f"pixel with std={self.std}, factor={self.factor}", "Give std > 0, factor >= 1.")
 
     @property
     def error(self) -> float:
@@ -53,5 +53,5 @@ class Pixel:
         """(C, H, W) or (B, C, H, W). Sides that are no multiple of the factor: OrnsteinError."""
         *above, c, h, w = shape
         if h % self.factor or w % self.factor:
-            raise OrnsteinError(f"pixel cannot take a picture of {h} x {w}", f"Sides must be multiples of {self.factor}.")
+            raise OrnsteinError(f"pixel cannot take a picture of {h} x {w}", f"Give multiples of {self.factor}.")
         return (*above, c * self.factor**2, h // self.factor, w // self.factor)

@@ -27,7 +27,7 @@ from .layers.swap import chosen, counted_bytes, swap
 
 __all__ = ["Int8", "Int8Conv2d", "Int8Linear"]
 
-CHUNK = 256  # tokens at a time in 'dynamic': whole numbers and their rescaling then stay in a core's cache
+CHUNK = 256  # tokens at a time and core in 'dynamic': whole numbers and their rescaling then stay in its cache
 
 
 class NoFloatWeight(OrnsteinError, AttributeError):
@@ -96,7 +96,7 @@ class Int8Linear(_Int8Layer):
                 return F.linear(x, *self._float(x))
             rows = F.pad(rows, (0, 0, 0, max(0, 17 - len(rows))))
         out = rows.new_empty(len(rows), self.out_features)
-        step = len(rows) if rows.is_cuda else CHUNK
+        step = len(rows) if rows.is_cuda else CHUNK * torch.get_num_threads()
         for i in range(0, len(rows), max(1, step)):
             some = rows[i : i + step].float()
             scale = some.abs().amax(1, keepdim=True).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)

@@ -27,7 +27,7 @@ __all__ = ["CFG"]
 
 @dataclass(frozen=True, eq=False)
 class CFG:
-    """uncond + scale (cond - uncond). Branches on the clock: 'cond' as it came, and 'uncond'."""
+    """uncond + scale (cond - uncond). Branches on the clock: 'cond' as it came, and 'uncond' or 'negative'."""
 
     scale: float = 1.0  # 1 = off, 0 = unconditional; the publication's w is scale - 1
     interval: tuple[float, float] = ALWAYS  # flow times s/(a+s) = sigma/(1+sigma), (low, high]: 0 data, 1 noise
@@ -37,7 +37,9 @@ class CFG:
         check_interval(self.interval)
         for name, value in (self.negative or {}).items():
             if isinstance(value, Tensor) and len(value) != 1:
-                raise OrnsteinError(f"the negative condition's '{name}' has {len(value)} rows", "Give one row for all samples.")
+                raise OrnsteinError(
+                    f"the negative condition's '{name}' has {len(value)} rows", "Give one row for all samples."
+                )
 
     def predict(self, denoiser: Denoises, x: Tensor, t: Any, cond: Any, clock: Clock) -> Prediction:
         """x: [B, ...]; t: [], [B] or leading axes; cond: dict of tensors [B, ...]."""
@@ -48,7 +50,7 @@ class CFG:
             raise OrnsteinError("classifier-free guidance has no condition to follow", "Give cond=..., or scale=1.")
 
         def ask(x: Tensor, t: Any, cond: Any, clock: Clock) -> Prediction:
-            return denoiser(x, t, self._weak(denoiser, cond, len(x)), branch(clock, "uncond"))
+            return denoiser(x, t, self._weak(denoiser, cond, len(x)), branch(clock, "uncond" if self.negative is None else "negative"))
 
         return contrast(said, ask, self.scale, self.interval, t, cond, clock)
 

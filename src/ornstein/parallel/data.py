@@ -55,7 +55,7 @@ class DataParallel:
         parts = [torch.empty(0, *shape[1:], dtype=dtype, device=device)]
         for first in range(mine.start, mine.stop, self.batch or max(1, len(mine))):
             rows = range(first, min(mine.stop, first + (self.batch or len(mine))))
-            index = torch.tensor(list(rows), device=device)
-            parts.append(sample(denoiser, (len(rows), *shape[1:]), solver, steps, cond=gather(cond, index, count), seed=seed,
-                                ids=[ids[i] for i in rows], rule=rule, dtype=dtype, device=device))  # fmt: skip
+            index, own = torch.tensor(list(rows), device=device), [ids[i] for i in rows]
+            parts.append(sample(denoiser, (len(rows), *shape[1:]), solver, steps, cond=gather(cond, index, count),
+                                seed=seed, ids=own, rule=rule, dtype=dtype, device=device))  # fmt: skip
         return self.communicator.gather_rows(torch.cat(parts), [len(s) for s in shares])

@@ -48,10 +48,14 @@ class DiffusionClassifier:
             raise unknown("choice of times", self.times, ("logsnr", "uniform"))
         pairs, keep = ([row[i] for row in self.stages] for i in (0, 1))
         if pairs != sorted(set(pairs)) or keep != sorted(set(keep), reverse=True) or keep[-1] != 1 or pairs[0] < 1:
-            raise OrnsteinError(f"stages {tuple(self.stages)}", "Pairs must rise, candidates fall, and the last must keep 1.")
+            raise OrnsteinError(
+                f"stages {tuple(self.stages)}", "Pairs must rise, candidates fall, and the last must keep 1."
+            )
 
     @torch.no_grad()
-    def __call__(self, denoiser: Denoises, x: Tensor, conditions: dict[str, Tensor], ids: Sequence[int] | None = None) -> Verdicts:
+    def __call__(
+        self, denoiser: Denoises, x: Tensor, conditions: dict[str, Tensor], ids: Sequence[int] | None = None
+    ) -> Verdicts:
         """x: data [B, ...]; conditions: tensors of J rows, one per candidate; all candidates are tried on each
         sample."""
         many, ids = len(next(iter(conditions.values()))), tuple(range(len(x))) if ids is None else tuple(ids)
@@ -60,13 +64,17 @@ class DiffusionClassifier:
         done = rows = 0
         for pairs, keep in self.stages:
             for k in range(done, pairs):
-                total = total.scatter_add(1, left, self._errors(denoiser, x, conditions, left, float(times[k]), k, many, ids))
+                total = total.scatter_add(
+                    1, left, self._errors(denoiser, x, conditions, left, float(times[k]), k, many, ids)
+                )
             rows, done = rows + (pairs - done) * left.shape[1], pairs
             mean = total.gather(1, left) / done
             if keep > 1:
                 left = left.gather(1, mean.argsort(1, stable=True)[:, :keep].sort(1).values)
         errors = torch.full_like(total, torch.inf).scatter(1, left, mean)
-        return Verdicts(errors.argmin(1), errors, (-0.5 * (self.logsnr[1] - self.logsnr[0]) * errors).log_softmax(1), rows)
+        return Verdicts(
+            errors.argmin(1), errors, (-0.5 * (self.logsnr[1] - self.logsnr[0]) * errors).log_softmax(1), rows
+        )
 
     def _times(self, denoiser: Denoises) -> Tensor:
         """One per pair, float64. Multiples of the golden ratio: however many come first, they are spread evenly."""
@@ -86,6 +94,8 @@ class DiffusionClassifier:
         else:
             noise = torch.stack([source.draw(k * many + j, x) for j in range(many)], 1)[rows, left.flatten()]
         noisy, label = denoiser.process.corrupt(x[rows], noise, t), left.flatten()
-        clock = Clock(k, 0, self.stages[-1][0], t, "cond", tuple((ids[r], c) for r, c in zip(rows.tolist(), label.tolist())))
+        clock = Clock(
+            k, 0, self.stages[-1][0], t, "cond", tuple((ids[r], c) for r, c in zip(rows.tolist(), label.tolist()))
+        )
         said = denoiser(noisy, t, gather(conditions, label, many), clock)
         return (said.noise - noise).double().flatten(1).square().sum(1).reshape(batch, each)

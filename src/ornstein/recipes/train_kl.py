@@ -1,7 +1,7 @@
 """Train a KL autoencoder on any pictures: |x - x'| + kl * KL(q || N(0, 1)), then measure its latents and its error.
 
-Rombach et al., 2021, arXiv:2112.10752, section 3.1, without the perceptual and adversarial terms (they need other networks).
-Both terms are means over elements. Everything random follows from the seed.
+Rombach et al., 2021, arXiv:2112.10752, section 3.1, without the perceptual and adversarial terms (which need other
+networks). Both terms are means over elements. Everything random follows from the seed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def train_kl(images: Tensor, codec: KL | None = None, recipe: Recipe | None = No
     """
     recipe = recipe or Recipe()
     if images.ndim != 4 or len(images) < 2 or not bool(images.isfinite().all()):
-        raise OrnsteinError(f"cannot train a codec on {tuple(images.shape)}", "Give at least 2 finite pictures [N, C, H, W].")
+        raise OrnsteinError(f"cannot train a codec on {tuple(images.shape)}", "Give 2 or more finite pictures.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         codec = KL(images.shape[1]) if codec is None else codec

@@ -32,13 +32,17 @@ class BestOfN(Controller):
     State.facts['best_of_n']: 'rewards' [B, budget] and 'chosen' int [B].
     """
 
-    reward: Callable[[Tensor, Any], Tensor]  # (x [M, ...], cond of M rows) -> [M], higher is better, each row for itself
+    reward: Callable[
+        [Tensor, Any], Tensor
+    ]  # (x [M, ...], cond of M rows) -> [M], higher is better, each row for itself
     process: Process  # of the denoiser: the scale of a fresh start
     budget: int = 1  # trajectories per sample; 1 = the plain sampler
 
     def __post_init__(self) -> None:
         if not isinstance(self.budget, int) or self.budget < 1:
-            raise OrnsteinError(f"budget={self.budget!r} is not a positive whole number", "Ask for at least 1 trajectory.")
+            raise OrnsteinError(
+                f"budget={self.budget!r} is not a positive whole number", "Ask for at least 1 trajectory."
+            )
 
     def begin(self, state: State) -> State:
         """[B, ...] -> [B * budget, ...], the particles of a sample side by side."""
@@ -65,11 +69,13 @@ class BestOfN(Controller):
         before = state.facts[FACT]["before"]
         rewards = self.reward(state.x, state.cond)
         if rewards.shape != (len(state.ids),):
-            raise OrnsteinError(f"the reward gave {tuple(rewards.shape)} for {len(state.ids)} samples", "Give one number each.")
+            raise OrnsteinError(
+                f"the reward gave {tuple(rewards.shape)} for {len(state.ids)} samples", "Give one number each."
+            )
         rewards = rewards.double().nan_to_num(nan=-torch.inf).reshape(-1, self.budget)
         chosen = rewards.argmax(1)
         rows = chosen + torch.arange(len(chosen), device=chosen.device) * self.budget
         won = state.take(rows)
         facts = state.facts | {FACT: {"rewards": rewards, "chosen": chosen}}
-        return replace(won, ids=before.ids, cond=before.cond, noise=NoiseSource(state.noise.keys[rows.to(state.noise.keys.device)]),
-                       facts=facts)  # fmt: skip
+        noise = state.noise.gather(rows)
+        return replace(won, ids=before.ids, cond=before.cond, noise=noise, facts=facts)

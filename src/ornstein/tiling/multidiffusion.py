@@ -71,7 +71,9 @@ class MultiDiffusion:
                 norm[place] += weight
         return Prediction(x, denoiser.process.at(t, x), kind, total / norm)
 
-    def _ask(self, denoiser: Denoises, x: Tensor, t: Any, cond: Any, clock: Clock, corners: list, first: int) -> Prediction:
+    def _ask(
+        self, denoiser: Denoises, x: Tensor, t: Any, cond: Any, clock: Clock, corners: list, first: int
+    ) -> Prediction:
         """Those windows as one batch, window by window."""
         batch = len(x)
         rows = torch.arange(batch, device=x.device).repeat(len(corners))
@@ -89,5 +91,7 @@ class MultiDiffusion:
         for axis, n in enumerate(self.window):
             place = (torch.arange(n, dtype=x.dtype, device=x.device) + 0.5) / n
             tent = 1 - (2 * place - 1).abs()
-            weight = weight * ((1 - self.taper) + self.taper * tent).reshape([-1 if k == axis else 1 for k in range(len(self.window))])
+            weight = weight * ((1 - self.taper) + self.taper * tent).reshape(
+                [-1 if k == axis else 1 for k in range(len(self.window))]
+            )
         return weight

@@ -5,8 +5,10 @@ from __future__ import annotations
 from ornstein.evidence import Evidence, verdict
 from ornstein.evidence.solvers._ground import below, rows
 
-CLAIM = ("With uniform steps, at 11, 21 and 41 calls, the cosine schedule ends nearer its exact solution than the linear one, "
-         "under DDIM, Euler and DPM-Solver++(2M).")  # fmt: skip
+CLAIM = (
+    "With uniform steps, at 11, 21 and 41 calls, the cosine schedule ends nearer its exact solution than the "
+    "linear one, under DDIM, Euler and DPM-Solver++(2M)."
+)
 
 
 def run(quick: bool = True) -> Evidence:

@@ -12,29 +12,35 @@ from ornstein.testbeds import Mixture
 
 from ._ground import DIMS, SEEDS, below, ground, rows, wasserstein
 
-CLAIM = ("With 5, 10 and 20 calls on both variance-preserving schedules DDIM's samples are nearer the data than those of "
-         "ancestral sampling, and its error to the exact solution is below that of Euler's method.")  # fmt: skip
+CLAIM = (
+    "With 5, 10 and 20 calls on both variance-preserving schedules DDIM's samples are nearer the data than those "
+    "of ancestral sampling, and its error to the exact solution is below that of Euler's method."
+)
 METRIC = "sliced Wasserstein distance to the data (lower)"
 
 
-def distances(mixture: Mixture, solver: str, calls: int, stretch: float = 1.0, count: int = 600) -> list[float]:
+def distances(mixture: Mixture, solver: str, calls: int, stretch: float = 1.0, count: int = 800) -> list[float]:
     """Distance of `count` samples to as many data, per seed; `stretch` multiplies the starting noise."""
     like = torch.empty(SEEDS * count, DIMS, dtype=torch.float64)
     start = mixture.process.prior(NoiseSource.of(0, range(len(like))).draw(-1, like)) * stretch
     found = sample(mixture, start.float(), catalog.build("solvers", solver), calls).double()
-    return [wasserstein(part, mixture.sample(count, seed=1 + seed)) for seed, part in enumerate(found.chunk(SEEDS))]
+    return [wasserstein(part) for part in found.chunk(SEEDS)]
 
 
 def run(quick: bool = True) -> Evidence:
-    """Five seeds: 600 samples each for the distance to the data, 32 trajectories each for the error."""
+    """Five seeds: 800 samples each for the distance to the data, 32 trajectories each for the error."""
     vp, calls = ("vp", "vp:schedule=linear"), (5, 10, 20)
 
     def law(kind: str, solver: str) -> list[Row]:
-        return [Row(f"{solver}, {p}", kind, METRIC, distances(ground(p)[0], solver, n), f"{n} NFE") for p in vp for n in calls]
+        return [
+            Row(f"{solver}, {p}", kind, METRIC, distances(ground(p)[0], solver, n), f"{n} NFE")
+            for p in vp
+            for n in calls
+        ]
 
     one, ancestral = law("method", "ddim"), law("natural", "ddim:eta=1")
     path, euler = rows("method", "ddim", vp, (11, 21, 41)), rows("equal-cost", "euler", vp, (11, 21, 41))
-    mixture = ground("vp")[0]
-    floor = [wasserstein(mixture.sample(600, seed=50 + k), mixture.sample(600, seed=1 + k)) for k in range(SEEDS)]
+    law_won, path_won = below(one, ancestral), below(path, euler)
+    floor = [wasserstein(ground("vp")[0].sample(800, seed=50 + k)) for k in range(SEEDS)]
     table = [*one, *ancestral, Row("data against data", "floor", METRIC, floor), *path, *euler]
-    return Evidence(CLAIM, table, verdict(all(below(one, ancestral)) and all(below(path, euler)), all(below(one, ancestral))))
+    return Evidence(CLAIM, table, verdict(all(law_won) and all(path_won), sum(law_won) + sum(path_won) >= 6))

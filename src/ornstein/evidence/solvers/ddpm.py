@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from ornstein.evidence import Evidence, Row, verdict
 
-from ._ground import ground
+from ._ground import below, ground
 from .ddim import METRIC, distances
 
-CLAIM = ("Started from noise that is 20% too wide, 100 ancestral steps end nearer the data than 100 DDIM or Euler steps on both "
-         "variance-preserving schedules; with 5 or 10 steps from the right noise 'small' is farther from it than DDIM.")  # fmt: skip
+CLAIM = (
+    "Started from noise that is 20% too wide, 100 ancestral steps end nearer the data than 100 DDIM or Euler "
+    "steps on both variance-preserving schedules; with 5 or 10 steps from the right noise 'small' is farther from "
+    "it than DDIM."
+)
 
 
 def run(quick: bool = True) -> Evidence:
-    """Five seeds of 600 samples of the 16-dimensional mixture."""
+    """Five seeds of 400 samples at 100 calls, 800 at few, of the 16-dimensional mixture."""
     table, forgets, pays = [], [], []
     for p in ("vp", "vp:schedule=linear"):
         mixture = ground(p)[0]
 
         def row(kind: str, solver: str, calls: int, stretch: float, p: str = p, mixture=mixture) -> Row:
             name = f"{solver}, {p}" + (", noise x 1.2" if stretch != 1 else "")
-            return Row(name, kind, METRIC, distances(mixture, solver, calls, stretch), f"{calls} NFE")
+            return Row(
+                name,
+                kind,
+                METRIC,
+                distances(mixture, solver, calls, stretch, 400 if calls > 10 else 800),
+                f"{calls} NFE",
+            )
 
         wide = [row(k, s, 100, 1.2) for k, s in (("method", "ddpm"), ("natural", "ddim"), ("equal-cost", "euler"))]
         few = [row(k, s, n, 1.0) for n in (5, 10) for k, s in (("method", "ddpm"), ("natural", "ddim"))]
         large = [row("method", "ddpm:variance=large", n, 1.0) for n in (5, 10)]
-        forgets += [wide[0].mean < wide[1].mean, wide[0].mean < wide[2].mean]
-        pays += [few[0].mean > few[1].mean, few[2].mean > few[3].mean]
+        forgets += below([wide[0], wide[0]], wide[1:])
+        pays += below(few[1::2], few[0::2])
         table += wide + few + large
     return Evidence(CLAIM, table, verdict(all(forgets) and all(pays), all(forgets) or all(pays)))

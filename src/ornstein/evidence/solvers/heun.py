@@ -6,8 +6,10 @@ from ornstein.evidence import Evidence, verdict
 
 from ._ground import below, rows
 
-CLAIM = ("At equal calls, 21 and 41, Heun ends nearer the exact solution than Euler on the linear flow, on VP and on EDM with "
-         "their customary grids.")  # fmt: skip
+CLAIM = (
+    "At equal calls, 21 and 41, Heun ends nearer the exact solution than Euler on the linear flow, on VP and on "
+    "EDM with their customary grids."
+)
 
 
 def run(quick: bool = True) -> Evidence:
@@ -17,4 +19,6 @@ def run(quick: bool = True) -> Evidence:
     won = below(one, euler)
     other = rows("natural", "ddim", where, calls) + rows("equal-cost", "dpmpp2m", where, calls)
     few = rows("method", "heun", where, (11,)) + rows("equal-cost", "euler", where, (11,))
-    return Evidence(CLAIM, one + euler + other + few, verdict(all(won), all(w for w, r in zip(won, one) if r.cost == "41 NFE")))
+    return Evidence(
+        CLAIM, one + euler + other + few, verdict(all(won), all(w for w, r in zip(won, one) if r.cost == "41 NFE"))
+    )

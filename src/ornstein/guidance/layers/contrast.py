@@ -60,7 +60,9 @@ def _some(strong: Prediction, ask: Ask, scale: float, inside: Tensor, index: Ten
           clock: Clock) -> Prediction:  # fmt: skip
     """The rows `index` alone: the batch stands at different times."""
     batch = len(strong.x)
-    few = replace(clock, ids=tuple(clock.ids[i] for i in index.tolist()) if clock.ids else (), t=gather(clock.t, index, batch))
+    few = replace(
+        clock, ids=tuple(clock.ids[i] for i in index.tolist()) if clock.ids else (), t=gather(clock.t, index, batch)
+    )
     weak = ask(strong.x[index], gather(t, index, batch), gather(cond, index, batch), few).get(strong.kind)
     old = strong.value[index]
     new = torch.where(inside.expand(batch, *inside.shape[1:])[index], weak + scale * (old - weak), old)

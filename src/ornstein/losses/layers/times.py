@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from ornstein.core.process import Process
 from torch import Tensor
+
+from ornstein.core.process import Process
 
 __all__ = ["LogNormal", "LogitNormal", "TIMES", "Uniform"]
 

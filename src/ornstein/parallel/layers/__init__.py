@@ -1,4 +1,5 @@
 """What ranks talk through."""
+
 from .communicator import Communicator, Distributed, simulate
 
 __all__ = ["Communicator", "Distributed", "simulate"]

@@ -48,7 +48,9 @@ class Distributed:
         import torch.distributed as dist
 
         if not dist.is_initialized():
-            raise OrnsteinError("torch.distributed has not been started", "Call Distributed.start(...) or init_process_group.")
+            raise OrnsteinError(
+                "torch.distributed has not been started", "Call Distributed.start(...) or init_process_group."
+            )
         self.group, self.rank, self.size, self.sent = group, dist.get_rank(group), dist.get_world_size(group), 0
 
     @classmethod
@@ -58,7 +60,9 @@ class Distributed:
         import torch.distributed as dist
 
         try:
-            dist.init_process_group(backend, init_method=init, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+            dist.init_process_group(
+                backend, init_method=init, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
+            )
         except (RuntimeError, TimeoutError) as error:
             raise _lost(rank, error) from error
         return cls()

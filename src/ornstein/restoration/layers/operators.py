@@ -71,7 +71,9 @@ class Grey:
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] != len(self.weights):
-            raise OrnsteinError(f"{x.shape[1]} channels for {len(self.weights)} weights", "Give one weight per channel.")
+            raise OrnsteinError(
+                f"{x.shape[1]} channels for {len(self.weights)} weights", "Give one weight per channel."
+            )
         return (self._w(x) * x).sum(1, keepdim=True)
 
     def adjoint(self, y: Tensor) -> Tensor:

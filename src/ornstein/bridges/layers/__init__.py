@@ -1,0 +1,1 @@
+"""What the bridge to diffusers is made of: the terms of a scheduler, our scheduler, plugins in a pipeline."""
