@@ -50,7 +50,7 @@ def against_a_bare_loop(batch: int, steps: int, repeats: int) -> dict:
 
 
 def against_diffusers(batch: int, steps: int, repeats: int) -> dict:
-    """One diffusers transformer with random weights, driven by its DDIM scheduler and by our loop through the bridge."""
+    """One diffusers transformer, random weights, driven by its DDIM scheduler and by our loop through the bridge."""
     from diffusers import DDIMScheduler, DiTTransformer2DModel
 
     from ornstein.bridges import diffusers as bridge

@@ -1,4 +1,4 @@
-"""A model that can be loaded, used and saved: denoiser + codec + condition encoder + what it is, in one safetensors file.
+"""A model that can be loaded, used and saved: denoiser, codec, encoder and what it is, in one safetensors file.
 
 The file's metadata holds one JSON text, `ornstein`, from which the parts are built by name; there is no pickled code.
 """
@@ -35,7 +35,7 @@ ALIASES = {"digits": "digits/dit", "digits-unet": "digits/unet", "emoji": "emoji
 
 @dataclass(frozen=True)
 class Generated:
-    """images: uint8 [N, H, W, channels] (1 grey, 3 RGB, 4 RGBA, not premultiplied); x: the samples [N, C, H, W] before decoding."""
+    """images: uint8 [N, H, W, channels] (1 grey, 3 RGB, 4 RGBA, not premultiplied); x: [N, C, H, W] before decoding."""
 
     images: np.ndarray
     x: Tensor
@@ -90,7 +90,9 @@ class Model:
             raise OrnsteinError(f"batch={batch} is not a positive whole number", "Give at least 1.")
         changes = {"steps": steps, "solver": solver, "guidance": guidance, "accelerate": accelerate}
         changes = {k: v for k, v in changes.items() if v is not None}
-        changes |= {k: (v,) if isinstance(v, str) else tuple(v) for k, v in changes.items() if k in ("guidance", "accelerate")}
+        for key in ("guidance", "accelerate"):
+            if key in changes:
+                changes[key] = (changes[key],) if isinstance(changes[key], str) else tuple(changes[key])
         plan = replace(plan.for_model(self.name, self.backbone), **changes) if plan else self.plan(**changes)
         solver_part, denoiser = catalog.build("solvers", plan.solver), self._compressed(plan)
         plugins = [catalog.build("acceleration", a) for a in plan.accelerate]
@@ -103,9 +105,10 @@ class Model:
                 stack.callback(attach(denoiser.backbone, plugins, scope=run.scope))
             for first in range(0, len(prompts), batch):
                 some, done = prompts[first : first + batch], plan.steps * (first // batch)
-                out.append(sample(guided, (len(some), *shape), solver_part, plan.steps, cond=self.encode(some), seed=seed,
-                                  ids=range(first, first + len(some)), rule=plan.grid, run=run, device=device,
-                                  progress=progress and (lambda s, n, d=done: progress(d + s.step, total))))  # fmt: skip
+                tell = progress and (lambda state, n, done=done: progress(done + state.step, total))
+                out.append(sample(guided, (len(some), *shape), solver_part, plan.steps, cond=self.encode(some),
+                                  seed=seed, ids=range(first, first + len(some)), rule=plan.grid, run=run,
+                                  device=device, progress=tell))  # fmt: skip
         x = torch.cat(out).cpu()
         run.record.facts |= {"model": self.name, "seed": seed, "samples": len(prompts), "solver": plan.solver,
                              "guidance": list(plan.guidance), "accelerate": list(plan.accelerate),
@@ -140,7 +143,7 @@ def _autocast(device: torch.device, dtype: str) -> Any:
 
 
 def create(config: dict[str, Any], name: str = "model") -> Model:
-    """A fresh model from its description: backbone, process, predicts, time, sigma_data, codec, encoder, shape, defaults."""
+    """A fresh model from its description: backbone, process, predicts, time, sigma_data, codec, encoder, shape."""
     backbone = catalog.build("backbones", config["backbone"])
     process = catalog.build("processes", config["process"])
     null = backbone.null_condition if config.get("encoder") else None
@@ -152,7 +155,7 @@ def create(config: dict[str, Any], name: str = "model") -> Model:
 
 
 def save(path: str | Path, model: Model, dtype: torch.dtype | None = None, about: dict[str, Any] | None = None) -> Path:
-    """Write weights and description to one .safetensors file, atomically. dtype: float16 or bfloat16 halves the file."""
+    """Weights and description to one .safetensors file, atomically. dtype: float16 or bfloat16 halves the file."""
     config = model.config | {"about": {**model.config.get("about", {}), **(about or {})}}
     state = model.backbone.state_dict()
     if isinstance(model.encoder, nn.Module):  # one that trained with the backbone
@@ -188,7 +191,8 @@ def _read(path: Path, name: str, device: str | torch.device) -> Model:
             meta = file.metadata() or {}
             config, weights = json.loads(meta.get("ornstein", "null")), {k: file.get_tensor(k) for k in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise OrnsteinError(f"{path} is damaged or no safetensors file ({error})", "Fetch or train it again.") from error
+        what = f"{path} is damaged or no safetensors file ({error})"
+        raise OrnsteinError(what, "Fetch or train it again.") from error
     if not isinstance(config, dict):
         remedy = "Only files written by ornstein carry their description."
         raise OrnsteinError(f"{path} holds weights of another program", remedy)

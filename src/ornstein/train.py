@@ -105,6 +105,8 @@ class Engine:
         if self.accelerator:
             for p in self.loose:
                 torch.distributed.broadcast(p.data, 0)
+        for p in self.weights + self.extra:
+            p.grad = None
         self.live = [p.detach() for p in self.weights]
         self.average = [p.clone() for p in self.live]
         both = self.weights + self.extra
@@ -188,7 +190,7 @@ class Engine:
     def _refuse_nonfinite(self, losses: dict[str, Any], where: str) -> None:
         bad = [f"{k} is {float(v)}" for k, v in losses.items() if not math.isfinite(v)]
         if bad:
-            remedy = "The checkpoint is from before. Lower lr, raise warmup, or look at the data."
+            remedy = "A checkpoint on disk is from before. Lower lr, raise warmup, or look at the data."
             raise OrnsteinError(f"the training broke {where}: {', '.join(bad)}", remedy)
 
     def told(self) -> dict[str, float]:

@@ -40,6 +40,13 @@ def test_training_repeats_and_leaves_the_random_state():
     assert one.config["channels"] == 1
 
 
+def test_the_kl_term_draws_the_posterior_to_the_unit_normal():
+    torch.manual_seed(0)
+    codec = train_kl(digits(), KL(1, 2, 2, 8, 0), Recipe(steps=40, batch=32, lr=4e-3, kl=10.0))
+    mean, log_variance = codec.posterior(digits())
+    assert mean.square().mean() < 0.02 and log_variance.abs().mean() < 0.1
+
+
 def test_statistics_are_applied_both_ways(trained):
     x = digits()[:5]
     mean, _ = trained.posterior(x)

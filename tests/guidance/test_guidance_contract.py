@@ -59,7 +59,9 @@ def test_neutral_is_bit_exact_and_costs_one_call(name):
 @pytest.mark.parametrize("process", [Flow(), VP(), EDM()], ids=lambda p: type(p).__name__)
 def test_strength_matters_and_stays_finite(name, process):
     plain = sample(bed(process), (4, 6), DPMpp2M(), 8, cond=LABELS, rule="karras")
-    strong = sample(guide(bed(process), part(name, process, scale=2.0)), (4, 6), DPMpp2M(), 8, cond=LABELS, rule="karras")
+    strong = sample(
+        guide(bed(process), part(name, process, scale=2.0)), (4, 6), DPMpp2M(), 8, cond=LABELS, rule="karras"
+    )
     assert bool(strong.isfinite().all()) and (strong - plain).abs().max() > 1e-3
 
 
@@ -74,7 +76,9 @@ def test_a_sample_does_not_depend_on_its_neighbours(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_at_different_times_answer_as_if_alone(name):
-    settings = {"interval": (0.3, 0.7)} if "interval" in {f.name for f in fields(catalog.load("guidance", name))} else {}
+    settings = (
+        {"interval": (0.3, 0.7)} if "interval" in {f.name for f in fields(catalog.load("guidance", name))} else {}
+    )
     denoiser = guide(bed(), part(name, scale=3.0, **settings))
     x, t = torch.randn(4, 6, dtype=torch.float64), torch.tensor([0.1, 0.5, 0.9, 0.7], dtype=torch.float64)
     both = denoiser(x, t, LABELS, Clock(ids=(0, 1, 2, 3))).x0
@@ -87,14 +91,22 @@ def test_rows_at_different_times_answer_as_if_alone(name):
 def test_other_calls_have_branches_of_their_own_also_when_nested(name):
     spy, bad = Spy(bed()), Spy(bed(std=0.8), "bad")
     outer = Autoguidance(bad, 2.0) if name == "cfg" else CFG(2.0)
-    sample(guide(spy, catalog.build("guidance", {"name": name, "scale": 2.0}, bad=bad), outer), (4, 6), DDIM(), 1, cond=LABELS)
-    seen = [(c[0], c[1]) for c in spy.calls + bad.calls]
-    assert len(set(seen)) == len(seen) > 2 and all(c[2] == (0, 1, 2, 3) for c in spy.calls + bad.calls)
+    sample(
+        guide(spy, catalog.build("guidance", {"name": name, "scale": 2.0}, bad=bad), outer),
+        (4, 6),
+        DDIM(),
+        1,
+        cond=LABELS,
+    )
+    branches, ids = zip(*((c[1], c[2]) for c in spy.calls + bad.calls))  # the bad one may be the same network
+    assert len(set(branches)) == len(branches) > 2 and set(ids) == {(0, 1, 2, 3)}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_hidden_in_the_signature(name):
-    assert not any(p.kind == p.VAR_KEYWORD for p in inspect.signature(catalog.load("guidance", name)).parameters.values())
+    assert not any(
+        p.kind == p.VAR_KEYWORD for p in inspect.signature(catalog.load("guidance", name)).parameters.values()
+    )
 
 
 @pytest.mark.parametrize("rule,weak", [(CFG(2.5), None), (Autoguidance(bed(std=0.8), 2.5), bed(std=0.8))])
@@ -129,7 +141,7 @@ def test_the_interval_saves_the_calls_outside_of_it():
 
 def test_the_interval_is_in_flow_time_on_every_process():
     for process in (Flow(), VP(), EDM()):
-        inside, outside = (float(process.time(torch.tensor(-2 * torch.tensor(s).log()))) for s in (1.0, 3.5))  # sigma
+        inside, outside = (float(process.time(-2 * torch.tensor(s).log())) for s in (1.0, 3.5))  # sigma
         for t, calls in ((inside, 2), (outside, 1)):
             spy = Spy(bed(process))
             guide(spy, CFG(2.0, (0.2, 0.75)))(torch.randn(4, 6), t, LABELS, Clock(ids=(0, 1, 2, 3)))
@@ -147,7 +159,7 @@ def test_tokens_of_one_sample_may_stand_at_different_times():
 
 def test_autoguidance_sharpens_a_gaussian_as_the_formula_says():
     """Two denoisers of one Gaussian, both too wide: D_w = D_0 + w (D_1 - D_0) has the slope of a narrower one."""
-    good, bad = (Mixture(torch.zeros(1, 1), torch.tensor(s), EDM()) for s in (1.2, 1.6))
+    good, bad = (Mixture(torch.zeros(1, 1), torch.tensor(s, dtype=torch.float64), EDM()) for s in (1.2, 1.6))
     x, sigma = torch.ones(1, 1, dtype=torch.float64), 0.7
     slopes = [v**2 / (v**2 + sigma**2) for v in (1.2, 1.6)]
     said = guide(good, Autoguidance(bad, 2.0))(x, sigma, None, Clock()).x0

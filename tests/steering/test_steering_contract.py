@@ -88,7 +88,9 @@ def test_the_winner_is_the_best_and_keeps_its_condition():
     x = sample(bed(), (3, 4), DDIM(), 6, cond=cond, controllers=[part("best_of_n", 6), watch])
     found, every = watch.last.facts["best_of_n"], watch.seen[-1].x.reshape(3, 6, 4)
     assert torch.equal(found["rewards"], every[:, :, 0].double()) and torch.equal(x[:, 0], every[:, :, 0].max(1).values)
-    assert torch.equal(found["chosen"], every[:, :, 0].argmax(1)) and torch.equal(watch.last.cond["label"], cond["label"])
+    assert torch.equal(found["chosen"], every[:, :, 0].argmax(1)) and torch.equal(
+        watch.last.cond["label"], cond["label"]
+    )
     assert torch.equal(watch.seen[0].cond["label"], torch.tensor([0, 1, 2]).repeat_interleave(6))
 
 
@@ -97,7 +99,10 @@ def test_the_first_particle_is_the_plain_sample_so_more_is_never_worse():
         watch = Watch()
         plain = sample(bed(EDM()), (3, 4), solver, 8, rule="karras")
         kw = dict(rule="karras", dtype=torch.float32)
-        got = [sample(bed(EDM()), (3, 4), solver, 8, controllers=[part("best_of_n", n, process=EDM()), watch], **kw) for n in (2, 4, 9)]
+        got = [
+            sample(bed(EDM()), (3, 4), solver, 8, controllers=[part("best_of_n", n, process=EDM()), watch], **kw)
+            for n in (2, 4, 9)
+        ]
         assert torch.allclose(watch.seen[-1].x[::9], plain, atol=1e-6)
         rewards = torch.stack([plain[:, 0], *(x[:, 0] for x in got)])
         assert bool((rewards.diff(dim=0) >= -1e-6).all())
@@ -125,3 +130,21 @@ def test_a_reward_that_is_not_a_number_never_wins():
     odd = lambda x, c: torch.where(torch.arange(len(x)) % 3 == 1, x[:, 0], torch.nan)  # noqa: E731
     sample(bed(), (2, 4), DDIM(), 2, controllers=[part("best_of_n", 3, odd), watch])
     assert watch.last.facts["best_of_n"]["chosen"].tolist() == [1, 1]
+
+
+class _Choose(Controller):
+    """Copies of some rows in the middle of the run."""
+
+    def __init__(self, rows):
+        self.rows = torch.tensor(rows)
+
+    def after(self, before, now):
+        return now.take(self.rows) if now.step == 3 else now
+
+
+def test_rows_chosen_in_mid_run_bring_their_memory_and_condition():
+    """Under a deterministic multistep solver a copy ends where its original would have."""
+    cond = {"label": torch.tensor([0, 1, 2, 3])}
+    plain = sample(bed(), (4, 4), DPMpp2M(), 8, cond=cond, dtype=torch.float64)
+    got = sample(bed(), (4, 4), DPMpp2M(), 8, cond=cond, dtype=torch.float64, controllers=[_Choose([2, 2, 0, 3, 1])])
+    assert torch.allclose(got, plain[[2, 2, 0, 3, 1]], atol=1e-12)

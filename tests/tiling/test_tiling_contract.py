@@ -56,7 +56,9 @@ def test_one_window_is_the_plain_sampler(name):
 def test_a_sample_does_not_depend_on_its_neighbours(name):
     wide = guide(Local(), part(name))
     together = sample(wide, (3, 1, 4, 10), DPMpp2M(), 5, cond=LABELS, dtype=torch.float64)
-    alone = sample(wide, (1, 1, 4, 10), DPMpp2M(), 5, cond={"label": LABELS["label"][1:2]}, ids=[1], dtype=torch.float64)
+    alone = sample(
+        wide, (1, 1, 4, 10), DPMpp2M(), 5, cond={"label": LABELS["label"][1:2]}, ids=[1], dtype=torch.float64
+    )
     assert torch.allclose(together[1:2], alone, atol=1e-12)
 
 
@@ -79,7 +81,11 @@ def test_rows_may_stand_at_different_times(name):
 
 @pytest.mark.parametrize("settings", [{}, {"taper": 1.0}, {"stride": (3, 1)}, {"chunk": 2}, {"taper": 0.5, "chunk": 3}])
 def test_the_average_is_the_one_of_the_equation(settings):
-    rule, x, t = MultiDiffusion((4, 4), **settings), torch.randn(2, 1, 7, 10, dtype=torch.float64), torch.tensor([0.3, 0.8])
+    rule, x, t = (
+        MultiDiffusion((4, 4), **settings),
+        torch.randn(2, 1, 7, 10, dtype=torch.float64),
+        torch.tensor([0.3, 0.8]),
+    )
     said = guide(Local(), rule)(x, t, None, Clock(ids=(0, 1))).velocity
     local, weight = Local(), rule._weight(x)
     total, norm = torch.zeros_like(x), torch.zeros(7, 10, dtype=torch.float64)
@@ -104,13 +110,19 @@ def test_an_answer_that_needs_no_neighbours_is_not_changed_by_windows():
             return Prediction(x, self.process.at(t, x), "x0", said.x0.reshape(x.shape))
 
     for taper in (0.0, 1.0):
-        got = sample(guide(Each(), MultiDiffusion((4, 4), taper=taper)), (2, 1, 9, 6), DPMpp2M(), 8, dtype=torch.float64)
+        got = sample(
+            guide(Each(), MultiDiffusion((4, 4), taper=taper)), (2, 1, 9, 6), DPMpp2M(), 8, dtype=torch.float64
+        )
         assert torch.allclose(got, sample(Each(), (2, 1, 9, 6), DPMpp2M(), 8, dtype=torch.float64), atol=1e-10)
 
 
 def test_one_axis_and_the_windows_of_an_uneven_size():
     rule = MultiDiffusion((4,), (3,))
-    assert rule.corners((10,)) == [(0,), (3,), (6,)] and rule.corners((9,)) == [(0,), (3,), (5,)] and rule.corners((4,)) == [(0,)]
+    assert (
+        rule.corners((10,)) == [(0,), (3,), (6,)]
+        and rule.corners((9,)) == [(0,), (3,), (5,)]
+        and rule.corners((4,)) == [(0,)]
+    )
     assert MultiDiffusion((8, 8)).stride == (4, 4)
 
 
@@ -120,8 +132,14 @@ def test_one_axis_and_the_windows_of_an_uneven_size():
         (lambda: MultiDiffusion((4, 4), (5, 1)), "gaps"),
         (lambda: MultiDiffusion((4, 4), (2,)), "one whole number per axis"),
         (lambda: MultiDiffusion((4, 4), taper=2.0), "taper"),
-        (lambda: guide(Local(), MultiDiffusion((4, 4)))(torch.randn(1, 1, 4, 3), 0.5, None, Clock()), "smaller than the window"),
-        (lambda: guide(Local(), MultiDiffusion((4, 4)))(torch.randn(1, 1, 4, 9), torch.ones(1, 1, 1), None, Clock()), "per sample"),
+        (
+            lambda: guide(Local(), MultiDiffusion((4, 4)))(torch.randn(1, 1, 4, 3), 0.5, None, Clock()),
+            "smaller than the window",
+        ),
+        (
+            lambda: guide(Local(), MultiDiffusion((4, 4)))(torch.randn(1, 1, 4, 9), torch.ones(1, 1, 1), None, Clock()),
+            "per sample",
+        ),
     ],
 )
 def test_errors_name_the_remedy(act, words):

@@ -50,8 +50,7 @@ class Attached(nn.Module):
     @strength.setter
     def strength(self, value: float) -> None:
         if self.merged:
-            what = f"adapter '{self.settings.name}' is merged at strength {self._strength}"
-            raise OrnsteinError(what, "unmerge() it first.")
+            raise OrnsteinError(f"'{self.settings.name}' is merged at strength {self._strength}", "unmerge() it first.")
         self._strength = value
 
     @property
@@ -73,9 +72,8 @@ class Attached(nn.Module):
                 what = f"adapter '{self.settings.name}' cannot be merged into the whole numbers of '{pair.path}'"
                 raise OrnsteinError(what, "Run it unmerged, or merge it into the float model and quantise that.")
         for pair in self.pairs:
-            weight = pair.layer.weight
-            pair.original = weight.detach().clone()
-            weight.data.copy_((weight.float() + pair.delta()).to(weight.dtype))
+            pair.original = pair.layer.weight.detach().clone()
+            pair.layer.weight.data.copy_(pair.original + pair.delta())  # added in the wider type, then rounded
         self.merge_number = 1 + max(o.merge_number for o in attached(self.model).values())
 
     @torch.no_grad()
@@ -84,8 +82,7 @@ class Attached(nn.Module):
         later = [n for n, o in attached(self.model).items() if o.merge_number > self.merge_number]
         if not self.merged or later:
             why = f"'{later[-1]}' was merged after it" if later and self.merged else "it is not merged"
-            what = f"adapter '{self.settings.name}' cannot be unmerged: {why}"
-            raise OrnsteinError(what, "Unmerge in the reverse order of merging.")
+            raise OrnsteinError(f"adapter '{self.settings.name}' cannot be unmerged: {why}", "The last one goes first.")
         for pair in self.pairs:
             pair.layer.weight.data.copy_(pair.original)
             pair.original = None
@@ -113,7 +110,7 @@ class Attached(nn.Module):
 
 @dataclass(frozen=True)
 class LoRA:
-    """LoRA()(model) -> Attached. The model itself is not copied."""
+    """Called with a model, attaches an adapter to it, without a copy, and gives the handle."""
 
     rank: int = 8  # r
     alpha: float = 8.0  # the term is scaled by alpha / rank

@@ -68,8 +68,8 @@ class _Int8Layer(nn.Module):
 
     @property
     def reported_bytes(self) -> int:
-        out, bias = len(self.scale), self.bias
-        return self.weight_int8.numel() + 4 * out + (0 if bias is None else out * bias.element_size())
+        bias = 0 if self.bias is None else self.bias.numel() * self.bias.element_size()
+        return self.weight_int8.numel() + 4 * len(self.scale) + bias
 
     def _float(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.dequantised(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
@@ -121,7 +121,7 @@ class Int8Conv2d(_Int8Layer):
 
 @dataclass(frozen=True)
 class Int8:
-    """Int8()(model) -> a copy in evaluation mode whose chosen layers are int8."""
+    """Called with a model, gives a copy in evaluation mode whose chosen layers are int8."""
 
     mode: str = "weights"  # 'weights': less memory; 'dynamic': activations too, for speed
     roles: tuple[str, ...] = ("qkv", "attention_out", "ffn", "conv")  # not embedding, temporal, head: sensitive
@@ -138,9 +138,8 @@ class Int8:
         return swap(model, layers, self._int8, self.inplace)
 
     def _int8(self, name: str, layer: nn.Module) -> nn.Module:
-        if isinstance(layer, nn.Conv2d):
-            return Int8Conv2d(layer, name)
-        return Int8Linear(layer, name, self.mode == "dynamic")
+        dynamic = self.mode == "dynamic"
+        return Int8Conv2d(layer, name) if isinstance(layer, nn.Conv2d) else Int8Linear(layer, name, dynamic)
 
     def reported_bytes(self, model: nn.Module) -> int:
         """Bytes of the compressed model, added up from its layers' formulae."""

@@ -78,6 +78,10 @@ class NoiseSource:
         """The streams of the chosen rows, in order: for sub-batches. Two picks of one row share a stream."""
         return NoiseSource(self.keys[index.to(self.keys.device)])
 
+    def anew(self) -> NoiseSource:
+        """The same rows with fresh streams: for a second try."""
+        return NoiseSource(_mix(self.keys + 0x2545F4914F6CDD1D))
+
     def fork(self, index: Tensor, generation: int) -> NoiseSource:
         """The chosen rows with fresh streams, one per slot: for particles, whose copies must part ways."""
         slots = torch.arange(len(index), device=self.keys.device)

@@ -39,13 +39,12 @@ def order(parts: Sequence[Any]) -> list[Any]:
                 raise conflict(one, other, ", ".join(sorted(both)))
     left, done = list(parts), []
     while left:
-        free = [p for p in left if not any(q is not p and (q.effects.replaces | q.effects.invalidates) & p.effects.reads
-                                           for q in left)]  # fmt: skip
+        free = [i for i, p in enumerate(left) if not any(
+            q is not p and (q.effects.replaces | q.effects.invalidates) & p.effects.reads for q in left)]  # fmt: skip
         if not free:
             names = ", ".join(type(p).__name__ for p in left)
             raise OrnsteinError(f"{names} each need the others to come first", "Use one of them.")
-        done.append(free[0])
-        left = [p for p in left if p is not free[0]]
+        done.append(left.pop(free[0]))
     return done
 
 

@@ -102,12 +102,16 @@ def sample(denoiser: Denoises, noise: Tensor | Sequence[int], solver: Solver, st
            device: torch.device | str = "cpu") -> Tensor:  # fmt: skip
     """Samples [B, ...] from a denoiser.
 
-    noise: the shape [B, ...] (noise then comes from `seed` and `ids`), or the start x at the prior's time itself.
+    noise: the shape [B, ...] (noise then comes from `seed` and `ids`), or the start x at the prior's time itself, whose
+    type and device then count.
     cond: dict of tensors [B, ...]; rule: time grid; start: a State to go on from, at its own step; run: collects record
     and plugin memories; progress(state, steps): called after each step.
     A sample depends on (seed, id) alone, never on its neighbours in the batch.
     """
     process = denoiser.process
+    given = start.x if start is not None else noise
+    if isinstance(given, Tensor):
+        dtype, device = given.dtype, given.device
     times = grid(process, steps, rule).to(device)
     if dtype != torch.float64:
         times = times.float()
@@ -155,9 +159,11 @@ def _step(denoiser: Denoises, solver: Solver, times: Tensor, state: State, steps
         chosen = controller.after(state, now)
         if chosen.step <= k:  # a rewind: what plugins and solver remember is of another trajectory
             run.clear()
+            if chosen.taken is None:  # the same noise again would be the same mistake again
+                chosen = replace(chosen, noise=(now if now.ids == chosen.ids else chosen).noise.anew())
             chosen = replace(chosen, memory=solver.start(chosen.x, chosen.noise))
         if chosen.taken is not None:
-            run.gather(chosen.taken, state.ids, chosen.ids)
+            run.gather(chosen.taken, now.ids, chosen.ids)
             chosen = replace(chosen, taken=None)
         now = chosen
     return now

@@ -46,8 +46,11 @@ class Plan:
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
             raise OrnsteinError(f"steps={self.steps!r} is not a positive whole number", "Ask for at least 1 step.")
-        if not hasattr(torch, self.dtype):
-            raise unknown("dtype", self.dtype, ("float32", "bfloat16", "float16"))
+        for name in ("guidance", "accelerate", "compress"):
+            if not isinstance(getattr(self, name), tuple):
+                raise OrnsteinError(f"{name}={getattr(self, name)!r} is not a list of parts", "Give a tuple of texts.")
+        if not isinstance(getattr(torch, str(self.dtype), None), torch.dtype):
+            raise unknown("dtype", str(self.dtype), ("float32", "bfloat16", "float16"))
 
     def save(self, path: str | Path) -> Path:
         return write_atomic(path, (json.dumps(asdict(self), indent=1) + "\n").encode())

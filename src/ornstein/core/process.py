@@ -97,10 +97,10 @@ def grid(process: Process, steps: int, rule: str | Sequence[float] = "uniform", 
     """
     if not isinstance(rule, str):
         times = torch.as_tensor(rule, dtype=torch.float64)
-        if times.ndim != 1 or len(times) < 2 or bool((times[1:] >= times[:-1]).any()):
-            raise OrnsteinError("the given times do not decrease", "Give at least two, from the prior down to the data.")
+        if times.ndim != 1 or len(times) < 2 or not bool((times[1:] < times[:-1]).all()) or times[-1] < 0:
+            raise OrnsteinError("the given times do not decrease to 0 or above", "Give at least two, noisiest first.")
         return times
-    if not isinstance(steps, int) or steps < 1:
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise OrnsteinError(f"steps={steps!r} is not a positive whole number", "Ask for at least 1 step.")
     n, hi, lo = steps, process.t_max, process.t_min
     if rule in ("uniform", "quadratic"):
@@ -124,5 +124,9 @@ def grid(process: Process, steps: int, rule: str | Sequence[float] = "uniform", 
 
 
 def _shifted(process: Process, times: Tensor, shift: float) -> Tensor:
-    a, s, *_ = process.coefficients(times[1:-1])
-    return torch.cat([times[:1], process.time(-2 * (shift * s / a).log()), times[-1:]])
+    """Esser et al. 2024, eq. 23, on flow time over its largest value: sigma times `shift`, but the prior stays where it is."""
+    a, s, *_ = process.coefficients(times[:-1])
+    tau = s / (a + s)
+    u = tau / tau[0]
+    tau = tau[0] * shift * u / (1 + (shift - 1) * u)
+    return torch.cat([times[:1], process.time(2 * ((1 - tau) / tau).log())[1:], times[-1:]])

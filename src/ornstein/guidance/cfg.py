@@ -50,7 +50,12 @@ class CFG:
             raise OrnsteinError("classifier-free guidance has no condition to follow", "Give cond=..., or scale=1.")
 
         def ask(x: Tensor, t: Any, cond: Any, clock: Clock) -> Prediction:
-            return denoiser(x, t, self._weak(denoiser, cond, len(x)), branch(clock, "uncond" if self.negative is None else "negative"))
+            return denoiser(
+                x,
+                t,
+                self._weak(denoiser, cond, len(x)),
+                branch(clock, "uncond" if self.negative is None else "negative"),
+            )
 
         return contrast(said, ask, self.scale, self.interval, t, cond, clock)
 

@@ -70,7 +70,7 @@ class DiffusionClassifier:
             rows, done = rows + (pairs - done) * left.shape[1], pairs
             mean = total.gather(1, left) / done
             if keep > 1:
-                left = left.gather(1, mean.argsort(1, stable=True)[:, :keep].sort(1).values)
+                left = left.gather(1, mean.argsort(dim=1, stable=True)[:, :keep].sort(1).values)
         errors = torch.full_like(total, torch.inf).scatter(1, left, mean)
         return Verdicts(
             errors.argmin(1), errors, (-0.5 * (self.logsnr[1] - self.logsnr[0]) * errors).log_softmax(1), rows

@@ -148,8 +148,8 @@ def run(pipe: Any, plugins: Any) -> Iterator[Record]:
     """with run(pipe, plugins) as record: pipe(...) - a call of the pipeline with plugins at its networks' sites.
 
     Steps are counted from the timesteps that the network is told (reading one waits for the device). The second call at
-    one timestep is another branch; a timestep that rises begins a new trajectory with empty memories. Threads may do this
-    on one pipeline at once, each with its own plugins.
+    one timestep is another branch; a timestep that rises begins a new trajectory with empty memories. Threads may do
+    this on one pipeline at once, each with its own plugins.
     """
     mark = object()
     detach = _fit(pipe, plugins, mark, mark)

@@ -60,8 +60,8 @@ class Stepped:
 class OrnsteinScheduler:
     """A one-call solver of ornstein in the place of a diffusers scheduler.
 
-    The wrapped scheduler still chooses the timesteps (spacing, shift, custom lists). What a call of the pipeline has done
-    so far is kept per thread, so that threads may share a pipeline.
+    The wrapped scheduler still chooses the timesteps (spacing, shift, custom lists). What a call of the pipeline has
+    done so far is kept per thread, so that threads may share a pipeline.
     """
 
     order = 1
@@ -123,7 +123,9 @@ class OrnsteinScheduler:
             if name not in known:
                 raise unknown(f"argument of {type(chooser).__name__}.set_timesteps", name, known)
         chooser.set_timesteps(**given)
-        steps = chooser.timesteps.unique().flip(0)  # schedulers of second order list them twice
+        listed = chooser.timesteps  # of second order: each twice; PNDM's warm-up: half steps, its plain list is `_timesteps`
+        plain = torch.tensor(getattr(chooser, "_timesteps", listed.tolist()), device=listed.device)
+        steps = plain.to(listed.dtype).unique().flip(0)
         if isinstance(self.terms.process, Flow):
             times = chooser.sigmas.to(torch.float64).unique().flip(0)[: len(steps)]
             end = 0.0
@@ -179,7 +181,7 @@ def _source(generator: Any, batch: int) -> NoiseSource:
     """Streams from the pipeline's generator(s), which move on by one draw."""
     if isinstance(generator, (list, tuple)):
         seeds = [_seed(g) for g in generator]
-        return NoiseSource.of((seeds * -(-batch // len(seeds)))[:batch], range(batch))
+        return NoiseSource.of((seeds * -(-batch // len(seeds)))[:batch], [0] * batch)
     return NoiseSource.of(_seed(generator), range(batch))
 
 

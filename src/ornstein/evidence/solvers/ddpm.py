@@ -16,7 +16,7 @@ CLAIM = (
 
 def run(quick: bool = True) -> Evidence:
     """Five seeds of 400 samples at 100 calls, 800 at few, of the 16-dimensional mixture."""
-    table, forgets, pays = [], [], []
+    table, forgets, pays = [], [], []  # partly: most of the eight comparisons
     for p in ("vp", "vp:schedule=linear"):
         mixture = ground(p)[0]
 
@@ -36,4 +36,4 @@ def run(quick: bool = True) -> Evidence:
         forgets += below([wide[0], wide[0]], wide[1:])
         pays += below(few[1::2], few[0::2])
         table += wide + few + large
-    return Evidence(CLAIM, table, verdict(all(forgets) and all(pays), all(forgets) or all(pays)))
+    return Evidence(CLAIM, table, verdict(all(forgets) and all(pays), sum(forgets) + sum(pays) >= 5))

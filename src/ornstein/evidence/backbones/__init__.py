@@ -1,0 +1,1 @@
+"""Backbones are tried by what they learn of the digits from equal means."""

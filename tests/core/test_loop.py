@@ -1,0 +1,195 @@
+"""The loop: resuming, controllers, refusals. What solvers do in it is in tests/solvers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ornstein.core import catalog
+from ornstein.core.errors import OrnsteinError
+from ornstein.core.loop import Controller, sample
+from ornstein.core.seam import Run
+from ornstein.testbeds import Mixture
+
+DDIM, WALK, TWO = (catalog.build("solvers", s) for s in ("ddim", "ddim:eta=1", "dpmpp2m"))
+
+
+def mixture() -> Mixture:
+    return Mixture.random(catalog.build("processes", "vp"), dims=4)
+
+
+def test_a_sample_is_its_seed_and_id():
+    label = torch.arange(6)
+    whole = sample(mixture(), (6, 4), WALK, 8, cond={"label": label}, seed=5)
+    part = sample(mixture(), (2, 4), WALK, 8, cond={"label": label[[4, 1]]}, seed=5, ids=[4, 1])
+    assert torch.allclose(part, whole[[4, 1]], atol=1e-6)
+    seeds = sample(mixture(), (2, 4), WALK, 8, cond={"label": label[[4, 1]]}, seed=[5, 6], ids=[4, 1])
+    assert torch.allclose(seeds[0], whole[4], atol=1e-6) and not torch.allclose(seeds[1], whole[1], atol=1e-2)
+
+
+def test_a_given_start_keeps_its_type():
+    x = torch.randn(3, 4, dtype=torch.float64)
+    one = sample(mixture(), x, DDIM, 7)
+    assert one.dtype == torch.float64
+    assert torch.equal(one, sample(mixture(), x, DDIM, 7, dtype=torch.float64))  # and the grid is as fine
+    assert sample(mixture(), x.float(), DDIM, 7, dtype=torch.float64).dtype == torch.float32
+
+
+def test_record_counts_the_calls():
+    run = Run()
+    sample(mixture(), (2, 4), catalog.build("solvers", "heun"), 10, run=run)
+    assert run.record.steps == 10 and run.record.calls["evaluations"] == 19 and run.record.seconds > 0
+
+
+def test_progress_and_clock():
+    seen, clocks = [], []
+
+    class Watch(Controller):
+        def on_prediction(self, clock, x, prediction):
+            clocks.append((clock.step, clock.evaluation, clock.steps, clock.branch, clock.ids))
+            return prediction
+
+    sample(mixture(), (2, 4), catalog.build("solvers", "heun"), 3, ids=[7, 9], controllers=[Watch()],
+           progress=lambda state, steps: seen.append((state.step, steps)))  # fmt: skip
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert [c[:2] for c in clocks] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
+    assert {c[2:] for c in clocks} == {(3, "cond", (7, 9))}
+
+
+def test_an_edit_of_the_prediction_reaches_the_solver():
+    class Still(Controller):
+        def on_prediction(self, clock, x, prediction):
+            return prediction.like("x0", torch.full_like(x, 3.0))
+
+    assert torch.allclose(sample(mixture(), (2, 4), DDIM, 5, controllers=[Still()]), torch.full((2, 4), 3.0), atol=1e-5)
+
+
+class Rewind(Controller):
+    """From step 4 back to step 2, `times` times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def after(self, before, now):
+        facts = dict(now.facts)
+        if now.step == 2:
+            facts.setdefault("kept", now)
+        if now.step == 4 and facts.get("back", 0) < self.times:
+            return replace(facts["kept"], facts=facts | {"back": facts.get("back", 0) + 1})
+        return replace(now, facts=facts)
+
+
+def test_a_rewind_clears_memory():
+    """After a rewind a multistep solver begins afresh: the same as starting there."""
+    kept = []
+    got = sample(mixture(), (3, 4), TWO, 8, controllers=[Rewind(1)])
+    plain = sample(mixture(), (3, 4), TWO, 8, progress=lambda state, steps: kept.append(state))
+    fresh = replace(kept[1], memory=TWO.start(kept[1].x, kept[1].noise))
+    assert torch.equal(got, sample(mixture(), (3, 4), TWO, 8, start=fresh))
+    assert not torch.allclose(got, plain, atol=1e-5)
+
+
+def test_a_rewind_clears_what_plugins_remember():
+    run = Run()
+    run.memories[("site", "cond", (0, 1, 2))] = {"h": torch.zeros(3, 1)}
+    sample(mixture(), (3, 4), DDIM, 8, controllers=[Rewind(1)], run=run)
+    assert not run.memories
+
+
+def test_a_rewind_draws_other_noise():
+    """A second and a third try are tries: none repeats the one before, and each is the same in any batch."""
+    ends = [sample(mixture(), (3, 4), WALK, 8, controllers=[Rewind(n)]) for n in (0, 1, 2)]
+    assert min((a - b).abs().amax(1).min() for a, b in zip(ends, ends[1:] + ends[:1])) > 1e-3
+    alone = sample(mixture(), (1, 4), WALK, 8, ids=[2], controllers=[Rewind(2)])
+    assert torch.allclose(alone[0], ends[2][2], atol=1e-6)
+
+
+def test_take_forks_noise_and_names_the_copies():
+    states = []
+
+    class Copy(Controller):
+        def begin(self, state):
+            return state.take(torch.tensor([0, 0, 1, 1]), generation=0)
+
+        def after(self, before, now):
+            states.append(now)
+            return now
+
+    start = torch.randn(2, 4)
+    x = sample(mixture(), start, WALK, 6, cond={"label": torch.tensor([3, 5])}, controllers=[Copy()])
+    assert x.shape == (4, 4) and not torch.allclose(x[0], x[1], atol=1e-3)
+    assert states[0].ids == ((0, 0, 0), (0, 0, 1), (1, 0, 2), (1, 0, 3))
+    assert states[0].cond["label"].tolist() == [3, 3, 5, 5]
+    assert torch.equal(states[0].memory["noise"].keys, states[0].noise.keys)
+    same = sample(mixture(), start, DDIM, 6, cond={"label": torch.tensor([3, 5])}, controllers=[Copy()])
+    assert torch.equal(same[0], same[1]) and not torch.allclose(same[1], same[2], atol=1e-2)
+
+
+def test_two_controllers_that_both_choose_rows():
+    """The second sees the batch as the first left it; memories of plugins follow both."""
+
+    class Choose(Controller):
+        def __init__(self, index, generation):
+            self.index, self.generation = torch.tensor(index), generation
+
+        def after(self, before, now):
+            return now.take(self.index, self.generation) if now.step == 3 else now
+
+    run, start = Run(), torch.randn(4, 4)
+
+    class Remember(Controller):
+        def after(self, before, now):
+            if now.step == 2:
+                run.memories[("site", "cond", now.ids)] = torch.arange(4.0)[:, None]
+            return now
+
+    got = sample(mixture(), start, TWO, 6, controllers=[Remember(), Choose([3, 1, 0, 0], 0), Choose([0, 2, 1], 1)], run=run)
+    assert torch.allclose(got, sample(mixture(), start, TWO, 6)[[3, 0, 1]], atol=1e-5)
+    (kept,) = run.memories.values()
+    assert kept.flatten().tolist() == [3, 0, 1]
+
+
+def test_end_may_pick_the_winners():
+    class Best(Controller):
+        def end(self, state):
+            return state.take(torch.tensor([2]))
+
+    plain = sample(mixture(), (4, 4), DDIM, 5)
+    assert torch.equal(sample(mixture(), (4, 4), DDIM, 5, controllers=[Best()]), plain[2:3])
+
+
+def test_going_on_asks_no_controller_to_begin_again():
+    begun, kept = [], []
+
+    class Count(Controller):
+        def begin(self, state):
+            begun.append(state.step)
+            return state
+
+    end = sample(mixture(), (2, 4), TWO, 6, controllers=[Count()], progress=lambda s, n: kept.append(s))
+    assert torch.equal(sample(mixture(), (2, 4), TWO, 6, controllers=[Count()], start=kept[3]), end)
+    assert begun == [0]
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"steps": 0}, r"steps=0 is not a positive whole number. Ask for at least 1 step."),
+    ({"steps": -4}, r"steps=-4 is not a positive whole number"),
+    ({"ids": [1]}, r"1 sample ids for a batch of 2. Give one id per sample."),
+    ({"ids": ["a", "b"]}, r"sample ids \('a', 'b'\) are not whole numbers"),
+    ({"seed": [1, 2, 3]}, r"3 seeds for 2 samples"),
+    ({"cond": {"label": torch.zeros(3)}}, r"condition 'label' has 3 rows for a batch of 2. Give one row per sample."),
+    ({"cond": {"text": torch.tensor([[0.0], [float("nan")]])}}, r"condition 'text' holds values that are not finite"),
+    ({"cond": {"text": torch.tensor([[0.0], [float("inf")]])}}, r"condition 'text' holds values that are not finite"),
+    ({"rule": "unifrom"}, r"unknown grid 'unifrom'. Did you mean 'uniform'\?"),
+    ({"rule": [0.1, 0.9]}, r"the given times do not decrease"),
+])  # fmt: skip
+def test_refusals(settings, words):
+    with pytest.raises(OrnsteinError, match=words):
+        sample(mixture(), (2, 4), DDIM, **({"steps": 5} | settings))
+
+
+def test_it_keeps_no_gradients_and_touches_no_random_state():
+    state = torch.random.get_rng_state()
+    x = sample(mixture(), torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).requires_grad_(), WALK, 3)
+    assert not x.requires_grad
+    assert torch.equal(torch.random.get_rng_state(), state)

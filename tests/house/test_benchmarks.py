@@ -1,0 +1,41 @@
+"""Every benchmark runs and answers with a table and JSON. Its bounds are judged on a quiet machine, not here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SMALL = {
+    "imports.py": ["--repeats", "1"],
+    "sampling.py": ["--batch", "2", "--steps", "2", "--repeats", "1"],
+    "seam.py": ["--batch", "2", "--steps", "2", "--repeats", "1"],
+    "training.py": ["--batch", "4", "--steps", "1", "--repeats", "1"],
+}
+
+
+def test_every_benchmark_is_tried(root):
+    assert {p.name for p in (root / "benchmarks").glob("*.py")} - {"interleaved.py"} == set(SMALL)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_it_runs(name, root, tmp_path):
+    command = [sys.executable, root / "benchmarks" / name, *SMALL[name], "--json", tmp_path / "r.json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert said == json.loads((tmp_path / "r.json").read_text()) and said
+    assert all(row["median_ms"] > 0 and row["ratio"] > 0 for result in said for row in result["rows"].values())
+
+
+def test_the_ratio_is_taken_within_each_turn(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import interleaved
+
+    drifting = {"a": [1.0, 2.0, 4.0, 8.0], "b": [1.1, 2.2, 4.4, 8.8]}  # a machine that slows down
+    assert abs(interleaved.ratio(drifting, "b", "a") - 1.1) < 1e-9
+    order = []
+    interleaved.measure({n: (lambda n=n: order.append(n)) for n in "ab"}, repeats=2, warm=0)
+    assert order == ["a", "b", "b", "a"]

@@ -1,0 +1,129 @@
+"""What every file of processes/ promises: falling SNR, conversions that close, right scores, an inverse of logSNR."""
+
+import pytest
+import torch
+
+from ornstein.core import catalog
+from ornstein.core.prediction import KINDS, Prediction
+from ornstein.core.process import Process, grid
+from ornstein.testbeds import Mixture
+
+
+def gaussian() -> list[str]:
+    """Every file whose part is a Gaussian process; other kinds (discrete ones) have contracts of their own."""
+    names = [e.name for e in catalog.entries("processes")]
+    return [n for n in names if issubclass(catalog.load("processes", n), Process)]
+
+
+SPECS = sorted({*gaussian(), "vp:schedule=linear"})
+
+
+@pytest.fixture(params=SPECS)
+def process(request) -> Process:
+    return catalog.build("processes", request.param)
+
+
+def times(process: Process, n: int = 25) -> torch.Tensor:
+    """Inner times, evenly spread in flow time: away from both ends, where a or s vanishes."""
+    tau = torch.linspace(0.03, 0.97, n, dtype=torch.float64)
+    t = process.time(2 * ((1 - tau) / tau).log())
+    t = t[(t > process.t_min) & (t < process.t_max)]
+    assert len(t) > n // 2
+    return t
+
+
+def test_snr_falls_with_time(process):
+    L = process.at(times(process), torch.zeros(len(times(process)), 1, dtype=torch.float64))
+    assert (L.logsnr.flatten().diff() < 0).all()
+    assert (L.flow_time.flatten().diff() > 0).all() and (L.flow_time >= 0).all() and (L.flow_time <= 1).all()
+    assert torch.allclose(L.logsnr, -2 * L.sigma.log())
+
+
+def test_data_at_zero_and_prior_at_the_end(process):
+    like = torch.zeros(1, dtype=torch.float64)
+    start, end = process.at(0.0, like), process.at(process.t_max, like)
+    assert abs(start.a - 1) < 1e-9 and abs(start.s) < 1e-9
+    assert end.sigma > 20  # hardly any signal left
+    noise = torch.randn(4, 3, dtype=torch.float64)
+    assert torch.allclose(process.prior(noise), end.s * noise)
+
+
+def test_time_inverts_logsnr(process):
+    t = times(process)
+    assert torch.allclose(process.time(process.at(t, t).logsnr), t, rtol=1e-9)
+
+
+def test_derivatives(process):
+    t = times(process)
+    step = 1e-6 * t
+    ahead, behind, here = (process.at(v, t) for v in (t + step, t - step, t))
+    for name in ("a", "s", "b"):
+        slope = (torch.as_tensor(getattr(ahead, name)) - torch.as_tensor(getattr(behind, name))) / (2 * step)
+        assert torch.allclose(slope, torch.as_tensor(getattr(here, "d" + name)).to(slope), rtol=1e-6, atol=1e-7), name
+
+
+@pytest.mark.parametrize("given", KINDS)
+def test_conversions_close(process, given):
+    """The truth about a sample, told in one kind, is told right in every other."""
+    t = times(process)
+    x0, noise = torch.randn(2, len(t), 3, dtype=torch.float64)
+    L, x = process.at(t, x0), process.corrupt(x0, noise, t)
+    truth = {"x0": x0, "noise": noise, "velocity": L.da * x0 + L.ds * noise, "v": L.a * noise - L.s * x0,
+             "score": -noise / L.s}  # fmt: skip
+    said = Prediction(x, L, given, truth[given])
+    for kind in KINDS:
+        back = Prediction(x, L, kind, said.get(kind)).get(given)
+        assert torch.allclose(said.get(kind), truth[kind], rtol=1e-7, atol=1e-7), kind
+        assert torch.allclose(back, truth[given], rtol=1e-7, atol=1e-7), kind
+
+
+def test_score_of_a_gaussian(process):
+    """For data N(m, d^2) the score at x is -(x - a m) / (a^2 d^2 + s^2), and the ODE keeps quantiles."""
+    m, d = 0.75, 0.5
+    one = Mixture(torch.full((1, 3), m, dtype=torch.float64), torch.tensor(d).double(), process)
+    t = times(process)
+    x = torch.randn(len(t), 3, dtype=torch.float64)
+    L = process.at(t, x)
+    total = L.a**2 * d**2 + L.s**2
+    score = -(x - L.a * m) / total
+    assert torch.allclose(one(x, t).score, score, rtol=1e-8, atol=1e-8)
+    # dx/dt of the quantile path x = a m + sqrt(total) z is what every prediction must give as velocity
+    z = (x - L.a * m) / total.sqrt()
+    velocity = L.da * m + (L.a * L.da * d**2 + L.s * L.ds) / total.sqrt() * z
+    assert torch.allclose(one(x, t).velocity, velocity, rtol=1e-8, atol=1e-8)
+
+
+def test_shapes_of_time(process):
+    """[], [B], [B, N] and full rank mean the same where they say the same; rows and tokens keep their own."""
+    x0, noise = torch.randn(2, 5, 4, 3, 2, dtype=torch.float64)
+    t = times(process, 40)[:20].reshape(5, 4)
+    whole = process.corrupt(x0, noise, t)
+    assert whole.shape == x0.shape
+    for i in range(5):
+        for j in range(4):
+            alone = process.corrupt(x0[i : i + 1, j : j + 1], noise[i : i + 1, j : j + 1], t[i, j])
+            assert torch.allclose(whole[i : i + 1, j : j + 1], alone)
+    rows = process.corrupt(x0, noise, t[:, 0])
+    assert torch.allclose(rows, process.corrupt(x0, noise, t[:, 0, None, None, None]))
+    assert torch.allclose(rows[2:3], process.corrupt(x0[2:3], noise[2:3], t[2, 0]))
+    square = torch.randn(4, 4, dtype=torch.float64)  # here a wrong axis would not raise
+    assert torch.allclose(process.corrupt(square, square, t[0])[1], process.corrupt(square[1], square[1], t[0, 1]))
+
+
+@pytest.mark.parametrize("rule", ["uniform", "quadratic", "logsnr", "karras"])
+@pytest.mark.parametrize("steps", [1, 2, 20])
+def test_grids(process, rule, steps):
+    found = grid(process, steps, rule)
+    assert len(found) == steps + 1 and found[0] == process.t_max and found[-1] == 0 and (found.diff() < 0).all()
+    assert found.dtype == torch.float64
+    if steps == 20:
+        shifted = grid(process, steps, rule, shift=3.0)
+        assert (shifted[1:-1] > found[1:-1]).all() and (shifted.diff() < 0).all()  # it stays longer at the noise
+
+
+def test_float32_stays_near_float64(process):
+    t = times(process)
+    x0, noise = torch.randn(2, len(t), 3, dtype=torch.float64)
+    single = process.corrupt(x0.float(), noise.float(), t.float())
+    assert single.dtype == torch.float32
+    assert torch.allclose(single.double(), process.corrupt(x0, noise, t), rtol=1e-5, atol=1e-5)
