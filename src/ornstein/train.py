@@ -15,7 +15,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -363,7 +364,8 @@ def _pause(engine: Engine, out: Path, log: _Log) -> None:
     if engine.training.held_out is not None:
         log.row("validation", engine.index, engine.validate(model))
     _checkpoint(engine, out)  # after the log: what the log says beyond the checkpoint is forgotten on resuming
-    save(out / "model.safetensors", model, about={"steps": engine.index})
+    with _disk(out):
+        save(out / "model.safetensors", model, about={"steps": engine.index})
     if engine.training.prompts:
         from ornstein.present import contact_sheet
 
@@ -374,7 +376,17 @@ def _pause(engine: Engine, out: Path, log: _Log) -> None:
 def _checkpoint(engine: Engine, out: Path) -> None:
     if not all(bool(v.isfinite()) for v in engine.sums.values()):
         engine.told()  # says where it broke, and leaves the last good checkpoint
-    write_atomic(out / "checkpoint.safetensors", engine.state())
+    with _disk(out):
+        write_atomic(out / "checkpoint.safetensors", engine.state())
+
+
+@contextmanager
+def _disk(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot write to {out} any more ({error.strerror})"
+        raise OrnsteinError(what, "The last checkpoint is whole: make room, and go on with --resume.") from error
 
 
 class _Signals:

@@ -56,6 +56,15 @@ class Alternates(Watches):
         return memory[site.name]
 
 
+class Keeps(Watches):
+    """Hands out the first step's answer for ever."""
+
+    def around(self, site, clock, streams, run, memory):
+        if site.name not in memory:
+            memory[site.name] = run(streams)
+        return memory[site.name]
+
+
 class Breaks(Watches):
     """Computes until the third step, then fails."""
 
@@ -91,7 +100,9 @@ def dit(betas):
     embedders = [b.norm1.emb.class_embedder for b in net.transformer_blocks]
     before = [e.embedding_table for e in embedders]
     for e in embedders:  # the pipeline's null class is number 1000, whatever the network
-        e.embedding_table = torch.nn.Embedding.from_pretrained(torch.randn(1001, 16, generator=torch.manual_seed(0)) * 0.2)
+        e.embedding_table = torch.nn.Embedding.from_pretrained(
+            torch.randn(1001, 16, generator=torch.manual_seed(0)) * 0.2
+        )
     yield pipe
     for e, table in zip(embedders, before):
         e.embedding_table = table
@@ -152,12 +163,16 @@ def test_the_process_goes_through_the_schedule(betas):
     process = bridge.SchedulerProcess.of(betas.alphas_cumprod)
     k = torch.arange(1000)
     a, s, da, ds = process.coefficients((k + 1).double() / 1000)
-    assert torch.allclose(a**2, betas.alphas_cumprod.double(), atol=1e-7) and torch.allclose(a**2 + s**2, torch.ones(1000).double())
+    assert torch.allclose(a**2, betas.alphas_cumprod.double(), atol=1e-7) and torch.allclose(
+        a**2 + s**2, torch.ones(1000).double()
+    )
     assert process.coefficients(torch.zeros(1))[0] == 1 and process.coefficients(torch.zeros(1))[1] == 0
     t = torch.tensor([0.00005, 0.12345, 0.5005, 0.99995], dtype=torch.float64)
     a, s, da, ds = process.coefficients(t)
     up, down = process.coefficients(t + 1e-7), process.coefficients(t - 1e-7)
-    assert torch.allclose(da, (up[0] - down[0]) / 2e-7, atol=1e-5) and torch.allclose(ds, (up[1] - down[1]) / 2e-7, atol=1e-5)
+    assert torch.allclose(da, (up[0] - down[0]) / 2e-7, atol=1e-5) and torch.allclose(
+        ds, (up[1] - down[1]) / 2e-7, atol=1e-5
+    )
     assert torch.allclose(process.time(2 * (a.log() - s.log())), t, atol=1e-9)
     logsnr = 2 * (a.log() - s.log())
     assert bool((logsnr[1:] < logsnr[:-1]).all())
@@ -201,7 +216,9 @@ def test_a_dry_run_equals_the_foreign_forward(name, betas, flow):
 
 def test_wrong_arguments_are_named(betas):
     net, inputs = specimen("DiTTransformer2DModel")
-    with pytest.raises(OrnsteinError, match="unknown argument of DiTTransformer2DModel 'class_label'. Did you mean 'class_labels'"):
+    with pytest.raises(
+        OrnsteinError, match="unknown argument of DiTTransformer2DModel 'class_label'. Did you mean 'class_labels'"
+    ):
         bridge.denoiser(net, betas)(inputs["hidden_states"], 0.5, {"class_label": torch.tensor([1, 3])})
     with pytest.raises(OrnsteinError, match="has neither betas nor a flow"):
         bridge.denoiser(net, diffusers.EDMEulerScheduler())
@@ -212,11 +229,15 @@ def test_wrong_arguments_are_named(betas):
 def test_guidance_and_plugins_work_on_a_bridged_denoiser(betas):
     net, inputs = specimen("DiTTransformer2DModel")
     d = bridge.denoiser(net, betas, null={"class_labels": torch.tensor([10])})
-    assert torch.equal(d.unconditional({"class_labels": torch.tensor([1, 3])}, 2)["class_labels"], torch.tensor([10, 10]))
+    assert torch.equal(
+        d.unconditional({"class_labels": torch.tensor([1, 3])}, 2)["class_labels"], torch.tensor([10, 10])
+    )
     plugin, run = Watches(), Run()
     plain = sample(d, (2, 4, 8, 8), catalog.build("solvers", "ddim"), 3, cond={"class_labels": torch.tensor([1, 3])})
     detach = attach(net, plugin)
-    seamed = sample(d, (2, 4, 8, 8), catalog.build("solvers", "ddim"), 3, cond={"class_labels": torch.tensor([1, 3])}, run=run)
+    seamed = sample(
+        d, (2, 4, 8, 8), catalog.build("solvers", "ddim"), 3, cond={"class_labels": torch.tensor([1, 3])}, run=run
+    )
     detach()
     assert torch.equal(plain, seamed) and [c.step for c in plugin.clocks] == [0, 1, 2]
 
@@ -347,7 +368,11 @@ def test_a_neutral_plugin_in_a_pipeline_is_bit_exact(ddpm, dit, flux, stable):
         assert sorted({c.step for c in plugin.clocks}) == list(range(6)) and {c.steps for c in plugin.clocks} == {6}
         assert handle.record.steps == 6 and handle.record.seconds > 0
         handle()
-        assert clean(pipe, kind) and torch.equal(ask(pipe), plain) and len(plugin.clocks) == handle.record.calls["evaluations"]
+        assert (
+            clean(pipe, kind)
+            and torch.equal(ask(pipe), plain)
+            and len(plugin.clocks) == handle.record.calls["evaluations"]
+        )
 
 
 def test_branches_of_guidance_are_told_apart(dit, flux):
@@ -397,7 +422,9 @@ def test_each_call_of_an_accelerated_pipeline_starts_afresh(ddpm):
     handle = bridge.accelerate(ddpm, Alternates())
     assert torch.equal(unconditional(ddpm, 5, 0), first)
     handle()
-    with bridge.run(ddpm, Alternates()):  # a second call in one run begins a new trajectory
+    with bridge.run(ddpm, Keeps()):
+        first = unconditional(ddpm, 5, 0)
+    with bridge.run(ddpm, Keeps()):  # a second call in one run begins a new trajectory
         unconditional(ddpm, 5, 1)
         assert torch.equal(unconditional(ddpm, 5, 0), first)
 
@@ -449,14 +476,18 @@ def test_two_threads_run_one_pipeline_with_their_own_plugins(ddpm):
         t.start()
     for t in threads:
         t.join()
-    assert torch.equal(found[Watches], plain) and torch.equal(found[Alternates], cached) and not torch.equal(plain, cached)
+    assert (
+        torch.equal(found[Watches], plain) and torch.equal(found[Alternates], cached) and not torch.equal(plain, cached)
+    )
 
 
 def test_a_native_run_on_an_accelerated_pipeline_keeps_its_own_clock(dit):
     plugin = Watches()
     handle = bridge.accelerate(dit, plugin)
     d = bridge.denoiser(dit.transformer, dit.scheduler)
-    sample(d, (2, 4, 8, 8), catalog.build("solvers", "ddim"), 3, cond={"class_labels": torch.tensor([1, 3])}, ids=[7, 9])
+    sample(
+        d, (2, 4, 8, 8), catalog.build("solvers", "ddim"), 3, cond={"class_labels": torch.tensor([1, 3])}, ids=[7, 9]
+    )
     handle()
     assert [(c.step, c.ids) for c in plugin.clocks] == [(k, (7, 9)) for k in range(3)]
 

@@ -12,14 +12,14 @@ import torch
 pytest.importorskip("diffusers", reason="diffusers is not installed")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from zoo import BATCH, ZOO, call, specimen  # noqa: E402
+from zoo import BATCH, ZOO, call, specimen
 
-from ornstein.core.clock import Clock  # noqa: E402
-from ornstein.core.effects import Effects  # noqa: E402
-from ornstein.core.errors import OrnsteinError  # noqa: E402
-from ornstein.core.roles import layers_by_role  # noqa: E402
-from ornstein.core.seam import Run, attach, calling, running  # noqa: E402
-from ornstein.core.sites import Seat, find_sites  # noqa: E402
+from ornstein.core.clock import Clock
+from ornstein.core.effects import Effects
+from ornstein.core.errors import OrnsteinError
+from ornstein.core.roles import layers_by_role
+from ornstein.core.seam import Run, attach, calling, running
+from ornstein.core.sites import Seat, find_sites
 
 ANIMALS = pytest.mark.parametrize("name", ZOO)
 WHOLE = ("block", "stage")  # the grains that cover a network
@@ -135,6 +135,7 @@ def test_neutral_and_detach_are_bit_exact(name, grain):
 @ANIMALS
 def test_skipping_every_block_changes_the_output(name):
     net, inputs = specimen(name)
+    net = copy.deepcopy(net)  # on which nothing was ever computed under the seam
     plain, plugin = call(net, inputs), Skips()
     if ZOO[name].unet:  # stages change shapes, so only the middle one is a residual
         plugin.select = lambda sites: [s for s in sites if s.role == "mid"]
@@ -173,7 +174,9 @@ def test_a_span_of_cached_blocks_is_the_first_output(name):
     run.record.computed_at.clear()
     assert torch.equal(under(net, inputs, run, step=1), first)
     assert not run.record.computed_at
-    changed = other(inputs) | {"timestep": inputs["timestep"]}  # other pixels, same time: the blocks alone see the pixels
+    changed = other(inputs) | {
+        "timestep": inputs["timestep"]
+    }  # other pixels, same time: the blocks alone see the pixels
     if not ZOO[name].unet:
         assert torch.equal(under(net, changed, run, step=1), first)  # so the blocks cover the network
     detach()
@@ -219,7 +222,12 @@ def test_streams_have_their_arity(name):
     detach()
     given = {frozenset(k for k, v in streams.items() if v is not None) for _, streams in plugin.seen}
     both = {"hidden_states", "encoder_hidden_states"}
-    two = name in ("SD3Transformer2DModel", "FluxTransformer2DModel", "QwenImageTransformer2DModel", "CogVideoXTransformer3DModel")
+    two = name in (
+        "SD3Transformer2DModel",
+        "FluxTransformer2DModel",
+        "QwenImageTransformer2DModel",
+        "CogVideoXTransformer3DModel",
+    )
     assert given == ({frozenset(both)} if two else {frozenset(both), frozenset({"hidden_states"})} if "Flux2" in name
                      else {frozenset({"hidden_states"})})  # fmt: skip
     if "Flux2" in name:  # the single blocks are given None
@@ -242,7 +250,10 @@ def test_every_layer_has_a_sensible_role(name):
             assert role == "attention_out", layer
         if any(w in f".{layer}" for w in (".ff.", ".ffn.", ".ff_context.", "_mlp.net.")):
             assert role == "ffn", layer
-        if any(w in layer for w in ("timestep_embedder", "time_emb", "_mod.", "modulation", "norm1.linear", "norm_out.linear")):
+        if any(
+            w in layer
+            for w in ("timestep_embedder", "time_emb", "_mod.", "modulation", "norm1.linear", "norm_out.linear")
+        ):
             assert role == "temporal", layer
         if not inside and leaf in ("proj_out", "conv_out", "proj_out_2"):
             assert role == "head", layer
@@ -282,6 +293,25 @@ def test_an_unreadable_block_is_refused_with_the_line_that_mends_it():
     plain, run = call(net, inputs), Run()
     detach = attach(net, Sits(), seats)
     assert torch.equal(under(net, inputs, run), plain) and len(run.record.asked_at) == 2
+    detach()
+
+
+def test_what_was_remembered_is_handed_out_in_the_form_asked_for():
+    """A tuple in one run, a record in another, from one cache of the whole network."""
+    net, inputs = specimen("DiTTransformer2DModel")
+    runs, detach = (Run(), Run()), attach(net, Caches("network"))
+    for step in (0, 1):
+        for run, asked in zip(runs, (False, True)):
+            with torch.no_grad(), running(run), calling(Clock(step=step, ids=(0, 1))):
+                answer = net(**inputs, return_dict=asked)
+            assert isinstance(answer, tuple) != asked and torch.equal(answer[0], call(net, inputs))
+    detach()
+    fresh = copy.deepcopy(net)
+    plugin = Sits("network")
+    plugin.around = lambda site, clock, streams, run, memory: {"out": streams["hidden_states"]}
+    detach = attach(fresh, plugin)
+    with pytest.raises(OrnsteinError, match="the site 'network' was skipped before it was ever computed"):
+        under(fresh, inputs, Run())
     detach()
 
 

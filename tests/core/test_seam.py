@@ -25,7 +25,12 @@ class Plugin:
     """Computes; `replaces` is what it claims to decide."""
 
     def __init__(self, *grains, replaces="", names=None):
-        self.grains, self.effects, self.names, self.seen = grains or ("block",), Effects.of(replaces=replaces), names, []
+        self.grains, self.effects, self.names, self.seen = (
+            grains or ("block",),
+            Effects.of(replaces=replaces),
+            names,
+            [],
+        )
 
     def select(self, sites):
         return [s for s in sites if s.grain in self.grains and (self.names is None or s.name in self.names)]
@@ -160,6 +165,10 @@ def test_plugins_nest_in_the_order_of_attachment(net):
     both = attach(net, [one, two])
     assert torch.equal(ask(net), outer) and not torch.allclose(inner, outer, atol=1e-3)
     both()
+    for by, expected in ((1.0, outer), (3.0, inner)):
+        detach = attach(net, Adds(by, 3.0))
+        assert torch.allclose(ask(net), expected, atol=1e-5)
+        detach()
     assert clean(net)
 
 
@@ -227,9 +236,14 @@ def test_block_one_does_not_hold_block_ten():
 
 
 def test_a_plugin_that_would_do_nothing_is_refused(net):
+    first = Plugin("block")
     with pytest.raises(OrnsteinError, match="Plugin would do nothing on DiT: no site fits it") as error:
-        attach(net, [Plugin("block"), Plugin("stage")])
+        attach(net, [first, Plugin("stage")])
     assert "block/block" in error.value.remedy and clean(net)
+    detach = attach(net, Plugin("block"))  # what was refused does not come back with the next
+    ask(net)
+    detach()
+    assert not first.seen
 
 
 def test_scopes_keep_requests_apart(net):
@@ -263,7 +277,9 @@ def test_an_exception_restores_the_context(net):
         detach()
     assert _RUN.get() is None and _CLOCK.get() is None
     q = torch.randn(1, 1, 2, 4)
-    assert torch.equal(F.scaled_dot_product_attention(q, q, q), F.scaled_dot_product_attention(q, q, q))  # no mode is left
+    assert torch.equal(
+        F.scaled_dot_product_attention(q, q, q), F.scaled_dot_product_attention(q, q, q)
+    )  # no mode is left
 
 
 # ---------------------------------------------------------------------------------------------------------------- memory
@@ -279,7 +295,9 @@ def test_memory_is_keyed_by_branch_and_by_samples(net):
     for (branch, ids), answer in answers.items():  # in odd steps the blocks come from memory; x no longer matters
         assert torch.equal(ask(net, branch, 1, run, ids, x * 9), answer)
     assert {k[1:] for k in run.memories} == {("cond", (0, 1)), ("uncond", (0, 1)), ("cond", (2, 3))}
-    assert not torch.equal(ask(net, "cond", 1, Run(), (0, 1), x * 9), answers["cond", (0, 1)])  # another run knows nothing
+    assert not torch.equal(
+        ask(net, "cond", 1, Run(), (0, 1), x * 9), answers["cond", (0, 1)]
+    )  # another run knows nothing
     run.clear()
     assert not torch.equal(ask(net, "cond", 1, run, (0, 1), x * 9), answers["cond", (0, 1)])
     detach()
@@ -326,7 +344,11 @@ def test_some_rows_alone_are_the_whole_batch(grain, text):
     net = make(text_dim=text)
     cond = {"label": torch.arange(3)}
     if text:
-        cond |= {"tokens": torch.randn(3, 5, 8), "pooled": torch.randn(3, 8), "mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]).bool()}
+        cond |= {
+            "tokens": torch.randn(3, 5, 8),
+            "pooled": torch.randn(3, 8),
+            "mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]).bool(),
+        }
     x, t = torch.randn(3, 1, 8, 8), torch.tensor([0.2, 0.5, 0.9])
     plain = net(x, t, cond)
     detach = attach(net, Rowwise(grain))
@@ -397,7 +419,12 @@ def test_a_run_does_not_see_others_come_and_go(net):
 def test_attention_sees_queries_keys_values_and_mask():
     net = make(text_dim=8)
     plugin = Plugin("attention")
-    cond = {"label": torch.arange(2), "tokens": torch.randn(2, 5, 8), "pooled": torch.randn(2, 8), "mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()}
+    cond = {
+        "label": torch.arange(2),
+        "tokens": torch.randn(2, 5, 8),
+        "pooled": torch.randn(2, 8),
+        "mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool(),
+    }
     detach = attach(net, plugin)
     with running(Run()), calling(Clock(ids=(0, 1))):
         net(torch.randn(2, 1, 8, 8), torch.tensor([0.5, 0.5]), cond)
@@ -506,6 +533,37 @@ def test_a_skipped_block_hands_on_what_it_was_given(net):
     assert not torch.allclose(skipped, ask(net), atol=1e-3)
     net.blocks = nn.ModuleList()
     assert torch.equal(skipped, ask(net))
+
+
+class PairBlock(nn.Module):
+    """One stream or two, as it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.ff = nn.Sequential(nn.Linear(4, 4))
+
+    def forward(self, hidden, text=None, split=False):
+        hidden = hidden + self.ff(hidden)
+        if split:
+            return text, hidden
+        return hidden
+
+
+def test_streams_that_are_none_decide_the_form_of_an_answer():
+    class SkipsLater(Plugin):
+        def around(self, site, clock, streams, run, memory):
+            return run(streams) if clock.step == 0 else streams
+
+    net = nn.Module()
+    net.blocks = nn.ModuleList([PairBlock()])
+    hidden, text = torch.randn(2, 4), torch.randn(2, 4)
+    detach = attach(net, SkipsLater("block"))
+    for step in (0, 1):
+        with torch.no_grad(), running(Run()), calling(Clock(step, ids=(0, 1))):
+            pair, one = net.blocks[0](hidden, text, split=True), net.blocks[0](hidden, text=None)
+        assert isinstance(pair, tuple) and torch.equal(pair[0], text) and isinstance(one, torch.Tensor)
+    assert torch.equal(pair[1], hidden) and torch.equal(one, hidden)
+    detach()
 
 
 def test_an_answer_without_the_sites_streams_is_refused(net):

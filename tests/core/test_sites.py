@@ -12,7 +12,9 @@ from ornstein.core.sites import GRAINS, Seat, find_sites, returned_names
 
 
 def dit(**settings):
-    return catalog.load("backbones", "dit")(**{"channels": 1, "patch": 2, "width": 32, "depth": 3, "heads": 2} | settings)
+    return catalog.load("backbones", "dit")(
+        **{"channels": 1, "patch": 2, "width": 32, "depth": 3, "heads": 2} | settings
+    )
 
 
 def unet():

@@ -1,5 +1,6 @@
 """What every auxiliary loss keeps to: alignment, and its place beside the denoising loss."""
 
+import inspect
 import math
 
 import pytest
@@ -38,6 +39,14 @@ def batch(n=6):
 
 def test_the_room_is_not_empty():
     assert "losses/auxiliary/alignment" in NAMES
+
+
+@pytest.mark.parametrize("path", NAMES)
+def test_the_shape_of_the_room(path):
+    part = catalog.load("losses", path)
+    call = part.forward if issubclass(part, nn.Module) else part.__call__
+    assert list(inspect.signature(call).parameters) == ["self", "output", "batch", "step"]
+    assert hasattr(part, "parameters")
 
 
 def test_it_is_added_by_the_denoising_loss_and_trains_tap_and_projector():
@@ -98,7 +107,7 @@ def test_targets_are_frozen_and_not_ours():
 @pytest.mark.parametrize("shape", [(6, 5), (6, 16, 5), (6, 5, 4, 4), (6, 5, 2, 8), (6, 64, 5), (6, 4, 5), (6, 5, 8, 8)])
 def test_features_are_laid_over_the_tokens(shape):
     aux = Alignment(lambda x: torch.randn(shape), 32, 5, tap="b", hidden=8)
-    assert math.isfinite(aux(Output(torch.zeros(1), {"b": torch.randn(6, 16, 32)}), batch(), 0)["alignment"])
+    assert math.isfinite(aux(Output(torch.zeros(1), {"b": torch.randn(6, 16, 32)}), batch(), 0)["alignment"].item())
 
 
 def test_maps_keep_their_raster_order():

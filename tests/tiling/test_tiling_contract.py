@@ -145,3 +145,10 @@ def test_one_axis_and_the_windows_of_an_uneven_size():
 def test_errors_name_the_remedy(act, words):
     with pytest.raises(OrnsteinError, match=words):
         act()
+
+
+def test_windows_asked_in_several_calls_have_ids_of_their_own_too():
+    local = Local()
+    guide(local, MultiDiffusion((4, 4), chunk=2))(torch.randn(2, 1, 6, 8), 0.5, None, Clock(ids=(0, 1)))
+    ids = [i for call in local.calls for i in call[1]]
+    assert len(local.calls) == 3 and len(set(ids)) == len(ids) == 12

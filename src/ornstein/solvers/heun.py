@@ -37,6 +37,6 @@ class Heun:
         last = to.s == 0  # per row: no network is asked at the data itself
         if bool(last.all()):
             return there, memory
-        ask = torch.where(torch.as_tensor(s) > 0, s, t)  # a row that is done keeps its place; its answer is not used
+        ask = torch.where(torch.as_tensor(s) > 0, s, t)  # a row that ends here asks again where it was: Euler
         average = (first + denoise(torch.where(last, x, there), ask).velocity) / 2
-        return torch.where(last, there, x + h * average), memory
+        return x + h * average, memory

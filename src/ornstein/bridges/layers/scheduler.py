@@ -43,6 +43,7 @@ class _Progress:
 
     times: Tensor
     timesteps: Tensor
+    listed: list[float]  # the same on the host
     index: int | None = None
     memory: Any = None
 
@@ -123,7 +124,8 @@ class OrnsteinScheduler:
             if name not in known:
                 raise unknown(f"argument of {type(chooser).__name__}.set_timesteps", name, known)
         chooser.set_timesteps(**given)
-        listed = chooser.timesteps  # of second order: each twice; PNDM's warm-up: half steps, its plain list is `_timesteps`
+        # schedulers of second order list each twice; PNDM adds half steps, and has its plain list under `_timesteps`
+        listed = chooser.timesteps
         plain = torch.tensor(getattr(chooser, "_timesteps", listed.tolist()), device=listed.device)
         steps = plain.to(listed.dtype).unique().flip(0)
         if isinstance(self.terms.process, Flow):
@@ -133,7 +135,7 @@ class OrnsteinScheduler:
             times = self.terms.time(steps.to(torch.float64))
             end = 0.0 if self.config.get("set_alpha_to_one", True) else 1 / self.terms.count
         times = torch.cat([times, times.new_full((1,), end if end < times[-1] else 0.0)])
-        self._here.progress = _Progress(times, steps)
+        self._here.progress = _Progress(times, steps, steps.tolist())
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """The step to begin with (pictures from pictures begin late)."""
@@ -147,11 +149,10 @@ class OrnsteinScheduler:
         """One step from `timestep` to the next. model_output, sample: [B, ...]; generator: one, or one per sample."""
         now = self._now
         told = float(torch.as_tensor(timestep).reshape(-1)[0])
-        listed = now.timesteps.tolist()
-        if now.index is None or now.index >= len(listed) or listed[now.index] != told:
-            if told not in listed:
+        if now.index is None or now.index >= len(now.listed) or now.listed[now.index] != told:
+            if told not in now.listed:
                 raise OrnsteinError(f"timestep {told:g} is not of this run", "Take them from scheduler.timesteps.")
-            now.index, now.memory = listed.index(told), None
+            now.index, now.memory = now.listed.index(told), None
         if model_output.shape != sample.shape:
             model_output = model_output[:, : sample.shape[1]]  # the rest is a learned variance
         x, value = sample.float(), model_output.float()

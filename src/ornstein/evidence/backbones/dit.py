@@ -7,4 +7,4 @@ from ornstein.evidence.backbones._ground import trial
 
 
 def run(quick: bool = True) -> Evidence:
-    return trial("DiT", "dit:channels=1,patch=2,width=48,depth=3,heads=4,classes=10", 60 if quick else 400, 3 if quick else 5)
+    return trial("DiT", "dit:channels=1,patch=2,width=32,depth=2,heads=4,classes=10", 60 if quick else 400, 3 if quick else 5)

@@ -7,4 +7,4 @@ from ornstein.evidence.backbones._ground import trial
 
 
 def run(quick: bool = True) -> Evidence:
-    return trial("UNet", "unet:channels=1,width=16,multipliers=(1,2),classes=10", 60 if quick else 400, 3 if quick else 5)
+    return trial("UNet", "unet:channels=1,width=16,multipliers=(1,2),classes=10", 40 if quick else 400, 3 if quick else 5)
