@@ -320,6 +320,32 @@ def _try(entry: catalog.Entry, quick: bool) -> tuple[str, str]:
     return result.verdict, recorded
 
 
+Count = Annotated[int, typer.Option(help="How many pictures to draw. More is slower and surer.")]
+
+
+@app.command()
+def evaluate(model: Annotated[str, typer.Argument(help="A shipped model, or a file of weights.")], count: Count = 200,
+             seed: Seed = 0) -> None:  # fmt: skip
+    """Measure a model's pictures against real ones, each figure with its interval and its floor.
+
+    ornstein evaluate digits --count 100
+    """
+    import ornstein
+    from ornstein.evaluate import evaluate as measure
+
+    loaded = ornstein.load(model)
+    with _bar("{task.description}") as bar:
+        task = bar.add_task(f"drawing {count} with {model}", total=None)
+        found = measure(loaded, count, seed, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    table = _table("metric", "value", "95 % interval", "better", "real against real", "extractor", "pictures")
+    for m in found:
+        floor = "" if m.floor is None else f"{m.floor:.4g}"
+        table.add_row(
+            m.name, f"{m.value:.4g}", f"{m.low:.4g} to {m.high:.4g}", m.better, floor, m.extractor, str(m.n)
+        )
+    _console().print(table)
+
+
 # ---- train, fetch
 
 

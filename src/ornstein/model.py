@@ -202,8 +202,8 @@ def _read(path: Path, name: str, device: str | torch.device) -> Model:
         what = f"the description in {path} cannot be read ({type(error).__name__}: {error})"
         raise OrnsteinError(what, "It may be of another version of ornstein.") from error
     parts = {ENCODER: model.encoder} if isinstance(model.encoder, nn.Module) else {}
-    own = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-    try:
+    own = dict(weights)
+    try:  # what was stored in half precision becomes float32, the type of a fresh network
         for prefix, module in parts.items():
             module.load_state_dict({k[len(prefix) :]: own.pop(k) for k in list(own) if k.startswith(prefix)})
         model.backbone.load_state_dict(own)

@@ -126,7 +126,8 @@ def _sana() -> tuple[nn.Module, dict]:
               num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=12,
               sample_size=8)  # fmt: skip
     return net, {"hidden_states": noise(BATCH, 4, 8, 8), "timestep": torch.tensor([500, 500]),
-                 "encoder_hidden_states": noise(BATCH, 5, 12), "encoder_attention_mask": torch.tensor([[1, 1, 1, 1, 0]] * 2)}  # fmt: skip
+                 "encoder_hidden_states": noise(BATCH, 5, 12),
+                 "encoder_attention_mask": torch.tensor([[1, 1, 1, 1, 0]] * 2)}  # fmt: skip
 
 
 def _unet() -> tuple[nn.Module, dict]:

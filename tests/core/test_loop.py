@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ornstein.core import catalog
+from ornstein.core.clock import NoiseSource
 from ornstein.core.errors import OrnsteinError
-from ornstein.core.loop import Controller, sample
+from ornstein.core.loop import Controller, State, sample
 from ornstein.core.seam import Run
 from ornstein.testbeds import Mixture
 
@@ -118,7 +119,7 @@ def test_take_forks_noise_and_names_the_copies():
     start = torch.randn(2, 4)
     x = sample(mixture(), start, WALK, 6, cond={"label": torch.tensor([3, 5])}, controllers=[Copy()])
     assert x.shape == (4, 4) and not torch.allclose(x[0], x[1], atol=1e-3)
-    assert states[0].ids == ((0, 0, 0), (0, 0, 1), (1, 0, 2), (1, 0, 3))
+    assert states[0].ids == ((0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1))
     assert states[0].cond["label"].tolist() == [3, 3, 5, 5]
     assert torch.equal(states[0].memory["noise"].keys, states[0].noise.keys)
     same = sample(mixture(), start, DDIM, 6, cond={"label": torch.tensor([3, 5])}, controllers=[Copy()])
@@ -193,3 +194,21 @@ def test_it_keeps_no_gradients_and_touches_no_random_state():
     x = sample(mixture(), torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).requires_grad_(), WALK, 3)
     assert not x.requires_grad
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_copies_of_a_row_get_the_same_noise_whatever_their_neighbours() -> None:
+    source, like = NoiseSource.of(3, [5, 6, 7]), torch.empty(4, 8)
+    together = source.fork(torch.tensor([0, 2, 2, 1]), 1).draw(0, like)
+    alone = source.fork(torch.tensor([2, 2]), 1).draw(0, like[:2])
+    assert torch.equal(together[1:3], alone)
+    assert not torch.allclose(alone[0], alone[1])
+
+
+def test_what_controllers_remember_is_in_the_record() -> None:
+    class Says(Controller):
+        def end(self, state: State) -> State:
+            return replace(state, facts={"said": 7})
+
+    run = Run()
+    sample(mixture(), (1, 4), WALK, 2, controllers=[Says()], run=run)
+    assert run.record.facts["said"] == 7

@@ -12,7 +12,11 @@ import pytest
 
 from ornstein.core import catalog
 
-QUICK = {"train": ["--set", "steps=2", "--set", "batch=8", "--set", "every=2"], "generate": ["--steps", "2"]}
+QUICK = {
+    "train": ["--set", "steps=2", "--set", "batch=8", "--set", "every=2"],
+    "generate": ["--steps", "2"],
+    "evaluate": ["--count", "16"],
+}
 
 
 def blocks(text: str, language: str) -> list[str]:

@@ -116,7 +116,7 @@ def test_methods_lists_the_house(ornstein):
 
 def test_show_prints_the_card(ornstein):
     ran = ornstein("show", "ddim")
-    assert ran.code == 0 and "Song" in ran.out and "verdict" in ran.out and "ornstein check ddim" in ran.out
+    assert ran.code == 0 and "Song" in ran.out and "verdict" in ran.out and "ornstein check" in ran.out
 
 
 def test_check_ends_with_1_where_a_verdict_differs(ornstein, monkeypatch):

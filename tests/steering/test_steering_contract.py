@@ -110,7 +110,7 @@ def test_the_first_particle_is_the_plain_sample_so_more_is_never_worse():
 
 def test_starts_are_of_the_prior_and_independent():
     state = Watch()
-    sample(bed(EDM()), (2, 4), DDIM(), 1, controllers=[BestOfN(first, EDM(), 4000), _Starts(state)])
+    sample(bed(EDM()), (2, 4), DDIM(), 1, controllers=[BestOfN(first, 4000), _Starts(state)])
     x = state.start.x.reshape(2, 4000, 4) / 80
     assert x.mean().abs() < 0.02 and (x.std() - 1).abs() < 0.02
     assert (x[0] * x[1]).mean().abs() < 0.03 and (x[:, 1:] * x[:, :-1]).mean().abs() < 0.03

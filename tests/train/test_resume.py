@@ -39,6 +39,15 @@ def test_stopped_and_resumed_is_bit_for_bit_the_straight_run(tmp_path, stop):
     assert same(*model) and same(model[0], weights(straight))
 
 
+def test_a_row_of_the_log_that_was_half_gathered_goes_on(tmp_path):
+    """Rows stand for three steps here, and the run stops within the second."""
+    fit(tiny(every=30), tmp_path / "a")
+    fit(tiny(every=30), tmp_path / "b", stop_after=5)
+    fit(tiny(every=30), tmp_path / "b")
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    assert {r[1] for r in rows(tmp_path / "a") if r[0] == "train"} == {"3", "6", "9", "12"}
+
+
 def test_the_average_is_not_the_last_weights(tmp_path):
     fit(tiny(), tmp_path)
     stored = tensors(tmp_path)
@@ -116,6 +125,11 @@ def test_an_encoder_that_trains_is_averaged_saved_and_resumed(tmp_path):
     resumed = fit(with_encoder(), tmp_path / "b")
     assert same(straight.encoder.state_dict(), resumed.encoder.state_dict()) and same(weights(straight), weights(resumed))
     assert not torch.equal(straight.encoder.embedding.weight, start["embedding.weight"])
+    stored = tensors(tmp_path / "a")
+    of = [k for k, v in stored.items() if v.shape == (257, 8)]  # the table of bytes and its moments
+    (average,) = (stored[k] for k in of if k.startswith("average."))
+    (last,) = (stored[k] for k in of if k.startswith("weights."))
+    assert torch.equal(straight.encoder.embedding.weight, average) and not torch.equal(average, last)
     from ornstein.model import load
 
     loaded = load(tmp_path / "a" / "model.safetensors")

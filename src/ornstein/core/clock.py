@@ -83,6 +83,8 @@ class NoiseSource:
         return NoiseSource(_mix(self.keys + 0x2545F4914F6CDD1D))
 
     def fork(self, index: Tensor, generation: int) -> NoiseSource:
-        """The chosen rows with fresh streams, one per slot: for particles, whose copies must part ways."""
-        slots = torch.arange(len(index), device=self.keys.device)
-        return NoiseSource(_mix(self.keys[index.to(self.keys.device)] + slots * 7919 + (generation + 1) * 104729))
+        """The chosen rows with fresh streams: for particles, whose copies must part ways. A stream depends on its own row,
+        the generation and which copy of the row it is, not on its neighbours."""
+        index = index.to(self.keys.device)
+        copy = (index[:, None] == index).tril(-1).sum(1)
+        return NoiseSource(_mix(self.keys[index] + copy * 7919 + (generation + 1) * 104729))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -28,7 +29,8 @@ class Solver(Protocol):
     def start(self, x: Tensor, noise: NoiseSource) -> Any:
         """Memory for a batch: any nest whose tensors have the samples first. The solver itself stores nothing."""
 
-    def step(self, denoise: Evaluate, process: Process, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+    def step(self, denoise: Evaluate, process: Process, x: Tensor, t: Tensor, s: Tensor,
+             memory: Any) -> tuple[Tensor, Any]:  # fmt: skip
         """From time t down to s (each [] or [B]); `denoise(x, t)` asks the network and may be called several times."""
 
 
@@ -43,16 +45,18 @@ class State:
     cond: Any
     ids: tuple
     facts: dict = field(default_factory=dict)  # what controllers remember
+    process: Process | None = None
     taken: Tensor | None = None  # rows chosen by `take`, for the loop to tell the plugins
 
     def take(self, index: Tensor, generation: int = 0) -> State:
         """The chosen rows as particles: memory follows, copies get fresh noise and ids of their own."""
-        n = len(self.ids)
-        ids = tuple((self.ids[i], generation, slot) for slot, i in enumerate(index.tolist()))
+        n, seen, ids = len(self.ids), Counter(), []
+        for i in index.tolist():
+            ids.append((self.ids[i], generation, seen[i]))
+            seen[i] += 1
         noise = self.noise.fork(index, generation)
         memory = gather(self.memory, index, n)
-        return replace(self, x=self.x[index], ids=ids, noise=noise, cond=gather(self.cond, index, n),
-                       taken=index,
+        return replace(self, x=self.x[index], ids=tuple(ids), noise=noise, cond=gather(self.cond, index, n), taken=index,
                        memory=memory | {"noise": noise} if isinstance(memory, dict) and "noise" in memory else memory)  # fmt: skip
 
 
@@ -81,7 +85,8 @@ class Evaluate:
 
     __slots__ = ("clock", "cond", "controllers", "denoiser", "record")
 
-    def __init__(self, denoiser: Denoises, cond: Any, clock: Clock, controllers: Sequence[Controller], record: Record) -> None:
+    def __init__(self, denoiser: Denoises, cond: Any, clock: Clock, controllers: Sequence[Controller],
+                 record: Record) -> None:  # fmt: skip
         self.denoiser, self.cond, self.clock, self.controllers, self.record = denoiser, cond, clock, controllers, record
 
     def __call__(self, x: Tensor, t: Tensor | float) -> Prediction:
@@ -104,8 +109,8 @@ def sample(denoiser: Denoises, noise: Tensor | Sequence[int], solver: Solver, st
 
     noise: the shape [B, ...] (noise then comes from `seed` and `ids`), or the start x at the prior's time itself, whose
     type and device then count.
-    cond: dict of tensors [B, ...]; rule: time grid; start: a State to go on from, at its own step; run: collects record
-    and plugin memories; progress(state, steps): called after each step.
+    cond: dict of tensors [B, ...]; rule: time grid; start: a State to go on from, at its own step and with its own
+    condition, ids and noise; run: collects record and plugin memories; progress(state, steps): called after each step.
     A sample depends on (seed, id) alone, never on its neighbours in the batch.
     """
     process = denoiser.process
@@ -119,37 +124,43 @@ def sample(denoiser: Denoises, noise: Tensor | Sequence[int], solver: Solver, st
     state = start or _begin(process, noise, solver, cond, seed, ids, dtype, device)
     with running(run):
         for controller in controllers if start is None else ():
-            state = replace(controller.begin(state), taken=None)
+            begun = controller.begin(state)
+            if begun is not state:
+                state = replace(begun, taken=None, memory=solver.start(begun.x, begun.noise))
         while state.step < steps:
             state = _step(denoiser, solver, times, state, steps, controllers, run)
             if progress is not None:
                 progress(state, steps)
         for controller in controllers:
             state = controller.end(state)
+    run.record.facts.update(state.facts)
     run.record.steps = steps
     run.record.finish()
     return state.x
 
 
-def _begin(process: Process, noise: Any, solver: Solver, cond: Any, seed: Any, ids: Any, dtype: Any, device: Any) -> State:
+def _begin(process: Process, noise: Any, solver: Solver, cond: Any, seed: Any, ids: Any, dtype: Any,
+           device: Any) -> State:  # fmt: skip
     shape = tuple(noise.shape) if isinstance(noise, Tensor) else tuple(noise)
     ids = tuple(range(shape[0])) if ids is None else tuple(ids)
     if len(ids) != shape[0]:
         raise OrnsteinError(f"{len(ids)} sample ids for a batch of {shape[0]}", "Give one id per sample.")
     for name, value in (cond or {}).items() if isinstance(cond, dict) else ():
         if isinstance(value, Tensor) and len(value) != shape[0]:
-            raise OrnsteinError(f"condition '{name}' has {len(value)} rows for a batch of {shape[0]}", "Give one row per sample.")
+            what = f"condition '{name}' has {len(value)} rows for a batch of {shape[0]}"
+            raise OrnsteinError(what, "Give one row per sample.")
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
             raise OrnsteinError(f"condition '{name}' holds values that are not finite", "Look at what made it.")
     if not all(isinstance(i, int) for i in ids):
         raise OrnsteinError(f"sample ids {ids!r} are not whole numbers", "Number the samples.")
     source = NoiseSource.of(seed, ids)
-    x = noise if isinstance(noise, Tensor) else process.prior(source.draw(-1, torch.empty(shape, dtype=dtype, device=device)))
-    return State(x, 0, solver.start(x, source), source, cond, ids)
+    like = torch.empty(shape, dtype=dtype, device=device)
+    x = noise if isinstance(noise, Tensor) else process.prior(source.draw(-1, like))
+    return State(x, 0, solver.start(x, source), source, cond, ids, process=process)
 
 
-def _step(denoiser: Denoises, solver: Solver, times: Tensor, state: State, steps: int, controllers: Sequence[Controller],
-          run: Run) -> State:  # fmt: skip
+def _step(denoiser: Denoises, solver: Solver, times: Tensor, state: State, steps: int,
+          controllers: Sequence[Controller], run: Run) -> State:  # fmt: skip
     k = state.step
     clock = Clock(k, 0, steps, times[k], "cond", state.ids)
     evaluate = Evaluate(denoiser, state.cond, clock, controllers, run.record)

@@ -24,7 +24,7 @@ class Record:
     steps: int = 0
     calls: Counter = field(default_factory=Counter)  # branch -> network calls
     asked_at: Counter = field(default_factory=Counter)  # site -> times a plugin was asked
-    computed_at: Counter = field(default_factory=Counter)  # site -> times it was computed
+    computed_at: Counter = field(default_factory=Counter)  # site -> times it was computed, by the share of rows
     facts: dict[str, Any] = field(default_factory=dict)  # what parts say of themselves
     seconds: float = 0.0
     began: float = field(default_factory=time.perf_counter)
@@ -32,8 +32,9 @@ class Record:
     def asked(self, site: Any, clock: Any) -> None:
         self.asked_at[f"{site.name}/{site.grain}"] += 1
 
-    def computed(self, site: Any, clock: Any) -> None:
-        self.computed_at[f"{site.name}/{site.grain}"] += 1
+    def computed(self, site: Any, clock: Any, share: float = 1.0) -> None:
+        """share: of the rows of the batch."""
+        self.computed_at[f"{site.name}/{site.grain}"] += share
 
     def finish(self) -> Record:
         self.seconds = time.perf_counter() - self.began

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass, replace
 from types import MethodType
 from typing import Any, Protocol
@@ -99,12 +100,14 @@ def running(run: Run) -> _Setting:
 
 def calling(clock: Clock | None) -> _Setting:
     """with calling(clock): the network call inside stands at this clock. The denoiser does this."""
+    run = _RUN.get()
+    if run is not None and clock is not None:
+        run.record.calls[clock.branch] += 1
     return _Setting(_CLOCK, clock)
 
 
 def gather(tree: Any, index: Tensor, batch: int, rank: int = 1) -> Any:
-    """Rows `index` of every tensor of at least `rank` axes, the first of them `batch`, in a nest of dicts, lists, tuples,
-    dataclasses."""
+    """Rows `index` of every tensor of at least `rank` axes whose first is `batch`, in a nest of containers and dataclasses."""
     if isinstance(tree, Tensor):
         return tree[index.to(tree.device)] if tree.ndim >= rank and tree.shape[0] == batch else tree
     if isinstance(tree, dict):
@@ -119,23 +122,26 @@ def gather(tree: Any, index: Tensor, batch: int, rank: int = 1) -> Any:
 class Call:
     """The computation of a site, bound to its other arguments (`bound`, by name). Calling it runs what lies inside."""
 
-    __slots__ = ("batch", "bound", "clock", "depth", "inner", "plugins", "run", "site", "streams")
+    __slots__ = ("bound", "clock", "depth", "inner", "plugins", "run", "share", "site")
 
-    def __init__(self, site: Site, clock: Clock, run: Run, plugins: tuple, bound: dict, inner: Callable, depth: int = 0) -> None:
+    def __init__(self, site: Site, clock: Clock, run: Run, plugins: tuple, bound: dict, inner: Callable, depth: int = 0,
+                 share: float = 1.0) -> None:  # fmt: skip
         self.site, self.clock, self.run, self.plugins, self.bound, self.inner = site, clock, run, plugins, bound, inner
-        self.depth = depth
+        self.depth, self.share = depth, share  # share: of the rows that are left
 
     def __call__(self, streams: Streams, rows: Tensor | None = None) -> Streams:
+        share = self.share
         if rows is not None:
             batch = next(len(v) for v in streams.values() if isinstance(v, Tensor))
             streams, bound = _rows(streams, rows, batch), _rows(self.bound, rows, batch)
+            share *= len(rows) / batch
         else:
             bound = self.bound
         if self.depth < len(self.plugins):
             plugin = self.plugins[self.depth]
-            nxt = Call(self.site, self.clock, self.run, self.plugins, bound, self.inner, self.depth + 1)
+            nxt = Call(self.site, self.clock, self.run, self.plugins, bound, self.inner, self.depth + 1, share)
             return plugin.around(self.site, self.clock, streams, nxt, self.run.memory(plugin, self.clock))
-        self.run.record.computed(self.site, self.clock)
+        self.run.record.computed(self.site, self.clock, share)
         return self.inner({**bound, **streams})
 
 
@@ -183,15 +189,12 @@ class Seam:
             _, before = wrapped[name] = self.wrapped.get(name) or (module, module.__dict__.get("forward"))
             forward = before or MethodType(type(module).forward, module)
             for site in sorted(sites, key=lambda s: s.grain != "attention"):  # attention innermost
-                plugins, packs = self.plugins(site), self.packs.setdefault(name, {})
                 around = _around_attention if site.grain == "attention" else _around
-                forward = _Wrapped(module, forward, around(forward, site, plugins, packs))
+                forward = _Wrapped(module, forward, around(forward, site, self.plugins(site), self.packs.setdefault(name, {})))
             module.forward = forward  # at once: a run on another thread meets the old one or the new one, never none
-        for name, (module, before) in self.wrapped.items():
-            if name not in wrapped and before is not None:
-                module.forward = before
-            elif name not in wrapped:
-                module.__dict__.pop("forward", None)
+        for module, before in (v for name, v in self.wrapped.items() if name not in wrapped):
+            module.__dict__.pop("forward", None)
+            module.__dict__.update({"forward": before} if before else {})
         self.wrapped = wrapped
 
 
@@ -257,23 +260,27 @@ def _packed(streams: Streams, site: Site, foreign: bool) -> Any:
     best = max(full, key=lambda g: (all(streams[n] is not None for n in g), len(g)), default=None)
     if best is None or (foreign and site.grain == "network"):
         names = " or ".join(", ".join(g) for g in site.streams)
-        raise OrnsteinError(f"the site '{site.name or 'network'}' was skipped before it was ever computed, with the "
-                            f"streams {', '.join(streams) or 'none'}",
-                            f"It must hand on {names}: compute it once, or fill them all.")  # fmt: skip
+        place = f"the site '{site.name or 'network'}'"
+        what = f"{place} was skipped before it was ever computed, with the streams {', '.join(streams)}"
+        raise OrnsteinError(what, f"It must hand on {names}: compute it once, or fill them all.")
     return streams[best[0]] if len(best) == 1 else tuple(streams[n] for n in best)
 
 
 def _unpack(result: Any, names: Mapping[int, tuple[str, ...]]) -> tuple[Streams, Callable]:
-    """A module's answer as named streams, and the function that turns such streams back into an answer of its kind."""
+    """A module's answer as named streams, and the function that turns such streams back into an answer of its kind; it
+    is kept for skipped calls, so it holds none of the answer's tensors."""
+    form = type(result)
     key = (names.get(1) or ("out",))[0]
     if isinstance(result, dict):  # a foreign output record: its first field is the answer
         fields = {key if i == 0 else k: k for i, k in enumerate(result)}
-        return {n: result[k] for n, k in fields.items()}, lambda s: type(result)(**{k: s[n] for n, k in fields.items()})
+        return {n: result[k] for n, k in fields.items()}, lambda s: form(**{k: s[n] for n, k in fields.items()})
     if is_dataclass(result) and hasattr(result, "value"):
-        return {"out": result.value}, lambda s: replace(result, value=s["out"])
+        rest = {f.name: f.name for f in dataclass_fields(result) if f.name != "value"}
+        streams = {"out": result.value} | {n: getattr(result, n) for n in rest}
+        return streams, lambda s: form(s["out"], **{n: s[n] for n in rest if n in s})
     if isinstance(result, (tuple, list)):
         keys = names.get(len(result)) or tuple(f"out{i}" for i in range(len(result)))
-        return dict(zip(keys, result)), lambda s: type(result)(s.get(k) for k in keys)
+        return dict(zip(keys, result)), lambda s: form(s.get(k) for k in keys)
     return {key: result}, lambda s: s[key]
 
 

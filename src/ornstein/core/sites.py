@@ -22,9 +22,8 @@ __all__ = ["GRAINS", "Seat", "Site", "find_sites"]
 
 GRAINS = ("network", "stage", "block", "branch", "attention")
 _BRANCH_ROLES = (("mlp", re.compile(r"^(\w+_)?(ff|ffn|mlp|feed_forward)(_\w+)?$")),
-                 ("cross_attention", re.compile(r"attn2$|cross_att")),
-                 ("attention", re.compile(r"(^|_)(attn|attention)\d?$")))  # fmt: skip
-_PARTS = ("down", "mid", "up")  # of a U-Net, in the order of computation
+                 ("cross_attention", re.compile(r"attn2$|cross_att")), ("attention", re.compile(r"(^|_)(attn|attention)\d?$")))
+_PARTS = {"down": 0, "mid": 1, "up": 2}  # of a U-Net, in the order of computation
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def find_sites(model: nn.Module, seats: Mapping[str, Seat] | None = None) -> lis
             stages.append([])
         stages[-1].append((name, module, seat))
     depth = 0
-    stages.sort(key=lambda members: _PARTS.index(members[0][2].role) if members[0][2].role in _PARTS else 0)
+    stages.sort(key=lambda members: _PARTS.get(members[0][2].role, 0))
     for number, members in enumerate(stages):
         for index, (name, module, seat) in enumerate(members):
             site = Site(name, seat.grain, seat.role or "block", number, index, len(members), depth, _streams(module, seat))

@@ -18,7 +18,6 @@ from torch import Tensor
 from ornstein.core.clock import NoiseSource
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.loop import Controller, State
-from ornstein.core.process import Process
 
 __all__ = ["BestOfN"]
 
@@ -32,10 +31,7 @@ class BestOfN(Controller):
     State.facts['best_of_n']: 'rewards' [B, budget] and 'chosen' int [B].
     """
 
-    reward: Callable[
-        [Tensor, Any], Tensor
-    ]  # (x [M, ...], cond of M rows) -> [M], higher is better, each row for itself
-    process: Process  # of the denoiser: the scale of a fresh start
+    reward: Callable[[Tensor, Any], Tensor]  # (x [M, ...], cond of M rows) -> [M], higher is better, row by row
     budget: int = 1  # trajectories per sample; 1 = the plain sampler
 
     def __post_init__(self) -> None:
@@ -50,17 +46,14 @@ class BestOfN(Controller):
             return state
         batch, n = len(state.ids), self.budget
         index = torch.arange(batch).repeat_interleave(n)
-        keys = state.noise.keys.repeat_interleave(n)
         first = torch.arange(batch * n) % n == 0
-        fresh = NoiseSource.of(keys.tolist(), list(range(n)) * batch).keys.to(keys)
-        noise = NoiseSource(torch.where(first.to(keys.device), keys, fresh))
         taken = state.take(index)
-        start = self.process.prior(noise.draw(-1, taken.x))
+        keys = torch.where(first.to(taken.noise.keys.device), state.noise.gather(index).keys, taken.noise.keys)
+        noise = NoiseSource(keys)
+        start = state.process.prior(noise.draw(-1, taken.x))
         x = torch.where(first.to(start.device).reshape(-1, *[1] * (start.ndim - 1)), taken.x, start)
-        memory = taken.memory
-        memory = memory | {"noise": noise} if isinstance(memory, dict) and "noise" in memory else memory
         ids = tuple((i, particle) for i in state.ids for particle in range(n))
-        return replace(taken, x=x, ids=ids, noise=noise, memory=memory, facts=state.facts | {FACT: {"before": state}})
+        return replace(taken, x=x, ids=ids, noise=noise, facts=state.facts | {FACT: {"before": state}})
 
     def end(self, state: State) -> State:
         """[B * budget, ...] -> the winners [B, ...], under their own ids again."""

@@ -34,7 +34,7 @@ def run(quick: bool = True) -> Evidence:
     got: dict[str, list[float]] = {name: [] for name in names}
     for seed in range(5 if quick else 20):
         mixture = Mixture.random(Flow(), DIMS, 10, 0.5, seed)
-        kw = dict(seed=seed, controllers=[BestOfN(reward, Flow(), 8)])
+        kw = dict(seed=seed, controllers=[BestOfN(reward, 8)])
         best = sample(mixture, (300, DIMS), DPMpp2M(), 20, **kw)
         plain = sample(mixture, (300, DIMS), DPMpp2M(), 20, seed=seed)
         long = sample(mixture, (300, DIMS), DPMpp2M(), 160, seed=seed)

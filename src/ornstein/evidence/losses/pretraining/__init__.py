@@ -1,1 +1,1 @@
-"""Evidence of the methods in losses/."""
+"""Evidence of the losses that make a model from data."""
