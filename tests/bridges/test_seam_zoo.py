@@ -210,7 +210,7 @@ def test_rows_alone_are_the_whole_batch(name):
     rows = under(net, inputs, run)
     detach()
     assert torch.allclose(rows, call(net, inputs), atol=2e-5)
-    assert sum(run.record.computed_at.values()) == BATCH * sum(ZOO[name].runs)
+    assert sum(run.record.computed_at.values()) == pytest.approx(sum(ZOO[name].runs))  # by the share of rows
 
 
 @ANIMALS

@@ -71,14 +71,15 @@ class Denoiser:
         """EDM (Karras et al. 2022, table 1), written for x_t = a (x_0 + sigma noise)."""
         if self.predicts != "edm":
             return None, None, None
-        sigma, d = L.sigma, self.sigma_data
-        total = (sigma**2 + d**2).sqrt()
-        return d**2 / total**2 / L.a, sigma * d / total, 1 / (total * L.a)
+        d = self.sigma_data
+        r = (L.s**2 + d**2 * L.a**2).sqrt()  # not by way of sigma, which is infinite where a = 0
+        return d**2 * L.a / r**2, L.s * d / r, 1 / r
 
     def unconditional(self, cond: Any, batch: int) -> Any:
         """The model's own null condition, for guidance and condition dropout."""
         if self.null is None:
-            raise OrnsteinError("this denoiser has no unconditional condition", "Give Denoiser(null=...), or drop the guidance.")
+            what = "this denoiser has no unconditional condition"
+            raise OrnsteinError(what, "Give Denoiser(null=...), or drop the guidance.")
         return self.null(cond, batch)
 
 

@@ -63,7 +63,10 @@ def write_atomic(path: str | Path, data: bytes) -> Path:
     path = Path(path)
     part = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:
-        part.write_bytes(data)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
