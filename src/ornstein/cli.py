@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -359,18 +358,20 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last chec
 def train(recipe: Recipe, changes: Changes = None, out: RunFolder = None, resume: Resume = False) -> None:
     """Train a model by a recipe, with checkpoints, sample pictures and curves on the way.
 
-    ornstein train train_digits --set steps=200
+    ornstein train digits --set steps=200
 
-    ornstein train train_digits --resume
+    ornstein train digits --resume
     """
-    path = catalog.find(recipe, "recipes").path
+    from ornstein.recipes import path_of, prepare
+
+    path_of(recipe)
     settings = dict(_change(text) for text in changes or [])
-    place = out or Path("runs") / recipe
+    place = out or Path("runs") / recipe.removeprefix("train_")
     if (place / "checkpoint.safetensors").exists() and not resume:
         raise OrnsteinError(f"{place} holds a training already", "Go on with --resume, or give another --out.")
     from ornstein.train import fit
 
-    training = _assembled(recipe, catalog.load("recipes", path), settings)
+    training = prepare(recipe, settings)
     count, loss, speed = "{task.completed:.0f}/{task.total:.0f}", "{task.fields[loss]:.4f}", "{task.fields[speed]:.0f}"
     words = f"{{task.description}} {count}  loss {loss}  {speed} img/s"
     with _bar(words) as bar:
@@ -389,44 +390,11 @@ def _bar(words: str) -> Any:
     return Progress(TextColumn(words), BarColumn(), TimeRemainingColumn(), console=_console(stderr=True))
 
 
-def _change(text: str) -> tuple[str, Any]:
+def _change(text: str) -> tuple[str, str]:
     key, sign, value = text.partition("=")
     if not sign or not key.isidentifier():
         raise OrnsteinError(f"cannot read --set {text}", "Write --set KEY=VALUE, such as --set steps=200.")
-    try:
-        return key, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return key, value
-
-
-def _assembled(recipe: str, assemble: Any, changes: dict[str, Any]) -> Any:
-    """The recipe's Training with the changes: those of the recipe itself, and those of how to train."""
-    import inspect
-    from dataclasses import replace
-
-    from ornstein.train import Settings
-
-    own = {k: p.default for k, p in inspect.signature(assemble).parameters.items() if k != "settings"}
-    shared = vars(Settings())
-    for key, value in changes.items():
-        if key not in own and key not in shared:
-            raise unknown(f"setting of {recipe}", key, [*own, *shared])
-        _same_kind(key, value, own.get(key, shared.get(key)))
-    training = assemble(**{k: v for k, v in changes.items() if k in own})
-    settings = replace(training.settings, **{k: v for k, v in changes.items() if k in shared})
-    if settings.seed != training.settings.seed:  # the seed draws the first weights as well
-        return assemble(**{k: v for k, v in changes.items() if k in own}, settings=settings)
-    return replace(training, settings=settings)
-
-
-def _same_kind(key: str, value: Any, default: Any) -> None:
-    kinds = (int, float) if isinstance(default, float) else (type(default),)
-    if not isinstance(value, kinds):
-        raise OrnsteinError(
-            f"{key}={value!r} is not of the kind of its default, {default!r}", f"Write --set {key}={default}."
-        )
-    if key in ("steps", "batch", "every") and value < 1:
-        raise OrnsteinError(f"{key}={value} is not a positive whole number", "Give at least 1.")
+    return key, value
 
 
 @app.command()

@@ -29,7 +29,7 @@ from ornstein.core.seam import Run, attach
 __all__ = ["Generated", "Model", "create", "known", "load", "save"]
 
 SHIPPED = Path(__file__).parent / "models"
-ENCODER = "encoder/"  # before the names of a trained encoder's weights; no module path has a slash
+PARTS = ("encoder", "codec")  # what a model may have with weights of its own, stored as 'encoder/...'
 ALIASES = {"digits": "digits/dit", "digits-unet": "digits/unet", "emoji": "emoji/dit"}
 
 
@@ -158,11 +158,16 @@ def save(path: str | Path, model: Model, dtype: torch.dtype | None = None, about
     """Weights and description to one .safetensors file, atomically. dtype: float16 or bfloat16 halves the file."""
     config = model.config | {"about": {**model.config.get("about", {}), **(about or {})}}
     state = model.backbone.state_dict()
-    if isinstance(model.encoder, nn.Module):  # one that trained with the backbone
-        state |= {ENCODER + k: v for k, v in model.encoder.state_dict().items()}
+    for name, module in _modules(model).items():
+        state |= {f"{name}/{k}": v for k, v in module.state_dict().items()}
     tensors = {k: v.detach().cpu().to(dtype if dtype and v.is_floating_point() else v.dtype).contiguous()
                for k, v in state.items()}  # fmt: skip
     return write_atomic(path, to_bytes(tensors, {"ornstein": json.dumps(config), "name": model.name}))
+
+
+def _modules(model: Model) -> dict[str, nn.Module]:
+    """The parts beside the backbone that have weights: a trained encoder, a learned codec. No module path has a slash."""
+    return {name: part for name in PARTS if isinstance(part := getattr(model, name), nn.Module)}
 
 
 def known() -> list[str]:
@@ -201,11 +206,12 @@ def _read(path: Path, name: str, device: str | torch.device) -> Model:
     except (KeyError, TypeError, AttributeError) as error:
         what = f"the description in {path} cannot be read ({type(error).__name__}: {error})"
         raise OrnsteinError(what, "It may be of another version of ornstein.") from error
-    parts = {ENCODER: model.encoder} if isinstance(model.encoder, nn.Module) else {}
+    parts = _modules(model)
     own = dict(weights)
     try:  # what was stored in half precision becomes float32, the type of a fresh network
-        for prefix, module in parts.items():
-            module.load_state_dict({k[len(prefix) :]: own.pop(k) for k in list(own) if k.startswith(prefix)})
+        for part, module in parts.items():
+            named = [k for k in own if k.startswith(f"{part}/")]
+            module.load_state_dict({k.partition("/")[2]: own.pop(k) for k in named})
         model.backbone.load_state_dict(own)
     except RuntimeError as error:
         reason = " ".join(str(error).split("\n")[1:2]).strip()

@@ -25,7 +25,8 @@ KEYS = (
     "use when",
     "composes with",
 )
-FILE, HARD, SOFT, FIELDS, CORE = 150, 60, 40, 12, 1500
+# core: the design aims at 1000; what eleven families of foreign networks taught the seam and its sites costs the rest
+FILE, HARD, SOFT, FIELDS, CORE = 150, 60, 40, 12, 1600
 each = pytest.mark.parametrize("entry", METHODS, ids=lambda e: e.path)
 
 

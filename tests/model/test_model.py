@@ -240,3 +240,15 @@ def test_pictures_of_premultiplied_colours():
     found = made().pictures(x)
     assert found[0, 0, 0].tolist() == [255, 128, 0, 128] and found[1, 0, 0].tolist() == [0, 0, 0, 0]
     assert made().pictures(torch.tensor([[[[-3.0]]], [[[3.0]]]])).flatten().tolist() == [0, 255]
+
+
+def test_a_learned_codec_travels_with_the_model(tmp_path):
+    config = {"backbone": {"name": "dit", "channels": 4, "patch": 1, "width": 16, "depth": 1, "heads": 2},
+              "process": {"name": "flow"}, "codec": {"name": "kl", "channels": 1, "width": 4}, "shape": [4, 2, 2]}
+    model = create(config, "latent")
+    pictures = torch.randn(8, 1, 8, 8).clamp(-1, 1)
+    model.codec.eval().measure(pictures)
+    again = load(save(tmp_path / "m.safetensors", model))
+    assert torch.equal(again.codec.encode(pictures), model.codec.encode(pictures))
+    z = torch.randn(2, 4, 2, 2)
+    assert (again.pictures(z) == model.pictures(z)).all()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,6 +29,11 @@ __all__ = ["SEATS", "Accelerated", "BridgedPipeline", "OrnsteinScheduler", "Sche
            "load", "networks", "run"]  # fmt: skip
 
 
+@cache
+def _arguments(kind: type) -> tuple[str, ...]:
+    return tuple(inspect.signature(kind.forward).parameters)[1:]
+
+
 @dataclass(frozen=True)
 class Network:
     """A foreign network as a backbone: model(x, t, **cond, **shared).sample without learned variances."""
@@ -38,8 +44,8 @@ class Network:
     def __post_init__(self) -> None:
         self._check(self.shared)
 
-    def _check(self, names: Mapping[str, Any]) -> list[str]:
-        known = list(inspect.signature(type(self.model).forward).parameters)[1:]
+    def _check(self, names: Mapping[str, Any]) -> tuple[str, ...]:
+        known = _arguments(type(self.model))
         for name in names:
             if name not in known:
                 raise unknown(f"argument of {type(self.model).__name__}", name, known)

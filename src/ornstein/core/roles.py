@@ -8,7 +8,7 @@ from torch import nn
 
 from .errors import unknown
 
-__all__ = ["ROLES", "layers_by_role"]
+__all__ = ["ROLES", "layers_by_role", "role_of"]
 
 ROLES = ("temporal", "qkv", "attention_out", "ffn", "embedding", "head", "conv", "other")
 _TOP = r"^(?!.*blocks?\.)(.*\.)?"  # outside of the blocks
@@ -25,17 +25,24 @@ _RULES = (
 )  # fmt: skip
 
 
+def role_of(name: str, axes: int = 2) -> str:
+    """The role of a layer by its path, and by the number of axes of its weight where the path says nothing."""
+    role = next((r for r, rule in _RULES if re.search(rule, name.lower())), None)
+    return role or ("conv" if axes > 2 else "other")
+
+
 def layers_by_role(model: nn.Module, roles: tuple[str, ...] = ROLES) -> dict[str, str]:
-    """Path -> role of every layer with a weight of two or more axes (linear, convolution, embedding), in order."""
+    """Path -> role of every layer with a weight of two or more axes (linear, convolution, embedding), in order. Layers
+    without a `weight` count where they say in_features and out_features: quantised ones."""
     for role in roles:
         if role not in ROLES:
             raise unknown("layer role", role, ROLES)
     found = {}
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if weight is not None and weight.ndim >= 2 and next(module.children(), None) is None:
-            role = next((r for r, rule in _RULES if re.search(rule, name.lower())), None)
-            role = role or ("conv" if weight.ndim > 2 else "other")
-            if role in roles:
-                found[name] = role
+        if next(module.children(), None) is not None:
+            continue
+        linear = hasattr(module, "in_features") and hasattr(module, "out_features")
+        axes = 2 if linear else getattr(getattr(module, "weight", None), "ndim", 0)
+        if axes >= 2 and (role := role_of(name, axes)) in roles:
+            found[name] = role
     return found

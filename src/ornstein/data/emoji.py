@@ -11,6 +11,8 @@ directions with it; couples, kisses and the 24 clock faces count as one base eac
 with one `fetch`.
 """
 
+# budget: three lines over, for the captions, categories and bases that a split is made of.
+
 from __future__ import annotations
 
 import tempfile

@@ -33,6 +33,9 @@ def prepare(recipe: str, settings: Mapping[str, Any]) -> Any:
     from ornstein.train import Settings
 
     assemble = catalog.load("recipes", path_of(recipe))
+    if "settings" not in inspect.signature(assemble).parameters:
+        what = f"the recipe '{recipe}' takes pictures as tensors, not settings"
+        raise OrnsteinError(what, f"Call it from Python: ornstein.{path_of(recipe).replace('/', '.')}.")
     own = {k: p for k, p in inspect.signature(assemble).parameters.items() if k != "settings"}
     kinds = typing.get_type_hints(assemble)
     shared = {f.name: typing.get_type_hints(Settings)[f.name] for f in fields(Settings)}
