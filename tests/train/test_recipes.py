@@ -101,3 +101,24 @@ def test_a_base_with_skin_tones_counts_three_times_a_plain_one():
     assert count[0] == 12 and count[1:7].sum() == 36 and count[7:].sum() == 24
 
 
+
+
+def test_captions_are_encoded_once_and_kept_beside_the_pictures(tmp_path):
+    from types import SimpleNamespace
+
+    from ornstein.recipes.train_emoji import _text
+
+    asked = []
+
+    def encode(captions):
+        asked.extend(captions)
+        return {"pooled": torch.randn(len(captions), 3), "mask": torch.ones(len(captions), 2, dtype=torch.bool)}
+
+    data = SimpleNamespace(captions=["red apple", "fox"], root=tmp_path)
+    first = _text(SimpleNamespace(encode=encode), data, "minilm")
+    again = _text(SimpleNamespace(encode=None), data, "minilm")
+    assert asked == data.captions and all(torch.equal(first[k], again[k]) for k in first)
+    assert first["pooled"].dtype == torch.float32 and first["mask"].dtype == torch.bool
+    other = SimpleNamespace(captions=["red apple", "cat"], root=tmp_path)
+    _text(SimpleNamespace(encode=encode), other, "minilm")
+    assert asked[2:] == other.captions  # other captions, another file
