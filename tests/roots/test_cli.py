@@ -161,7 +161,8 @@ def test_train_trains_and_goes_on_only_when_told(ornstein, tmp_path):
 def test_an_interrupt_ends_with_130_and_leaves_nothing(weights, tmp_path):
     if os.name == "nt":
         pytest.skip("signals of this kind do not exist here")
-    code = ("import ornstein.model as m, time, sys\n"
+    code = ("import ornstein.model as m, signal, time, sys\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits none\n"
             "m.Model.generate = lambda *a, **k: (print('drawing', flush=True), time.sleep(60))\n"
             f"sys.argv = ['ornstein', 'generate', '3', '--model', {str(weights['dit'])!r}, '--out', 'a']\n"
             "from ornstein.__main__ import main; main()")  # fmt: skip
