@@ -364,11 +364,13 @@ def train(recipe: Recipe, changes: Changes = None, out: RunFolder = None, resume
     """
     from ornstein.recipes import path_of, prepare
 
-    path_of(recipe)
+    path = path_of(recipe)
     settings = dict(_change(text) for text in changes or [])
-    place = out or Path("runs") / recipe.removeprefix("train_")
+    place = out or Path("runs") / path.rpartition("/")[2].removeprefix("train_")
     if (place / "checkpoint.safetensors").exists() and not resume:
         raise OrnsteinError(f"{place} holds a training already", "Go on with --resume, or give another --out.")
+    if resume and not (place / "checkpoint.safetensors").exists():
+        raise OrnsteinError(f"{place} holds no checkpoint to go on from", "Start without --resume, or give its --out.")
     from ornstein.train import fit
 
     training = prepare(recipe, settings)

@@ -32,7 +32,8 @@ def evaluate(model: Model, count: int = 200, seed: int = 0, *, batch: int = 64,
         torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))[:count]
     ]  # as many as are drawn
     drawn = model.generate(asked, seed=seed, batch=batch, progress=progress).x
-    fake = _flat(drawn if model.codec is None else model.codec.decode(drawn))
+    device = next(model.backbone.parameters()).device
+    fake = _flat(drawn if model.codec is None else model.codec.decode(drawn.to(device)).cpu())
     found = [catalog.build("metrics", name, extractor=extractor)(fake, real) for name in METRICS]
     return [catalog.build("metrics", "accuracy")(fake, labels), *found] if labels is not None else found
 

@@ -99,6 +99,7 @@ class Model:
         guided = guide(denoiser, *(catalog.build("guidance", g) for g in plan.guidance))
         device, run = next(self.backbone.parameters()).device, Run(scope=object())
         shape, total, out = (self.shape[0], *(size or self.shape[1:])), plan.steps * -(-len(prompts) // batch), []
+        pictures: list[np.ndarray] = []
         with ExitStack() as stack:
             stack.enter_context(_autocast(device, plan.dtype))
             if plugins:
@@ -109,24 +110,27 @@ class Model:
                 out.append(sample(guided, (len(some), *shape), solver_part, plan.steps, cond=self.encode(some),
                                   seed=seed, ids=range(first, first + len(some)), rule=plan.grid, run=run,
                                   device=device, progress=tell))  # fmt: skip
+                pictures.append(self.pictures(out[-1]))
+                run.clear()
         x = torch.cat(out).cpu()
         run.record.facts |= {"model": self.name, "seed": seed, "samples": len(prompts), "solver": plan.solver,
                              "guidance": list(plan.guidance), "accelerate": list(plan.accelerate),
                              "compress": list(plan.compress), "dtype": plan.dtype}  # fmt: skip
-        return Generated(self.pictures(x), x, prompts, run.record, plan)
+        return Generated(np.concatenate(pictures), x, prompts, run.record, plan)
 
     def _compressed(self, plan: Plan) -> Denoiser:
         """The denoiser with the plan's transforms applied to a copy of the network, which is kept for the next call."""
         if not plan.compress:
             return self.denoiser
         key = (fingerprint(self.backbone), plan.compress)
-        if key not in self._ready:
+        network = self._ready.get(key)  # another thread may be about another plan
+        if network is None:
             network = self.backbone
             for part in plan.compress:
                 network = catalog.build("compression", part)(network)
             self._ready.clear()
             self._ready[key] = network
-        return replace(self.denoiser, backbone=self._ready[key])
+        return replace(self.denoiser, backbone=network)
 
     def pictures(self, x: Tensor) -> np.ndarray:
         """Latents [N, C, H, W] -> uint8 [N, H, W, channels]; premultiplied RGBA is divided by its alpha."""
@@ -135,7 +139,7 @@ class Model:
         if pixels.shape[1] == 4:
             alpha = pixels[:, 3:]
             pixels = torch.cat([(pixels[:, :3] / alpha.clamp_min(1 / 255)).clamp(0, 1), alpha], 1)
-        return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _autocast(device: torch.device, dtype: str) -> Any:

@@ -90,6 +90,9 @@ class Engine:
         model = training.model
         network = self.network = model.backbone.train()
         self.encoder = model.encoder.train() if isinstance(model.encoder, nn.Module) else None
+        if any(m._forward_hooks for m in network.modules()):
+            what = f"{type(network).__name__} carries hooks, an adapter perhaps, which this training would not train"
+            raise OrnsteinError(what, "Merge or detach it first, or train its own parameters in a loop of your own.")
         if not any(p.requires_grad for m in self._modules() for p in m.parameters()):
             for module in self._modules():
                 module.requires_grad_(True)

@@ -61,3 +61,9 @@ def test_errors_say_what_is_known():
     error = OrnsteinError("this is wrong", "Do that.")
     assert (error.what, error.remedy, str(error)) == ("this is wrong", "Do that.", "this is wrong. Do that.")
     assert str(OrnsteinError("this is wrong")) == "this is wrong" and isinstance(error, ValueError)
+
+
+@pytest.mark.parametrize("text", ["cfg:scale=nan", "cfg:scale=high", "cfg:scale=1e999", "cfg:scale=True"])
+def test_a_number_that_is_none_is_refused(text):
+    with pytest.raises(OrnsteinError, match="scale=.* of guidance/cfg is not a finite number"):
+        catalog.build("guidance", text)

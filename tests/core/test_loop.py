@@ -212,3 +212,17 @@ def test_what_controllers_remember_is_in_the_record() -> None:
     run = Run()
     sample(mixture(), (1, 4), WALK, 2, controllers=[Says()], run=run)
     assert run.record.facts["said"] == 7
+
+
+def test_a_run_used_twice_starts_without_the_memories_of_the_first() -> None:
+    run, marks = Run(), []
+
+    class Marks(Controller):
+        def on_prediction(self, clock, x, prediction):
+            marks.append(run.memories.get((0, "cond", clock.ids)))
+            run.memories[(0, "cond", clock.ids)] = "old"
+            return prediction
+
+    for _ in range(2):
+        sample(mixture(), (2, 4), WALK, 2, controllers=[Marks()], run=run)
+    assert marks == [None, "old", None, "old"]

@@ -68,3 +68,9 @@ def test_a_plan_for_another_model():
     assert plan.for_model("digits", model) is plan and Plan().for_model("any", other) == Plan()
     with pytest.raises(OrnsteinError, match=r"the plan was made for 'digits' \(.{16}\), not for 'emoji' \(.{16}\). Make a plan"):
         plan.for_model("emoji", other)
+
+
+@pytest.mark.parametrize("field,value", [("solver", 3), ("guidance", (3,)), ("accelerate", "firstblock"), ("dtype", "float64")])
+def test_fields_of_the_wrong_kind_are_refused(field, value):
+    with pytest.raises(OrnsteinError, match=field if field != "dtype" else "float64"):
+        Plan(**{field: value})

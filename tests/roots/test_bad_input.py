@@ -188,6 +188,7 @@ def test_conditions_that_are_wrong(weights):
     (["train", "train_digits", "--set", "steps=many"], ["steps=many", "whole number"]),
     (["train", "train_digits", "--set", "steps=0"], ["steps=0", "more than 0"]),
     (["train", "train_kl"], ["takes pictures", "from Python"]),
+    (["train", "digits", "--resume", "--out", "nowhere"], ["holds no checkpoint", "without --resume"]),
     (["train", "train_digits", "--set", "backbone=dti"], ["'dti'", "Did you mean 'dit'"]),
     (["train", "train_digits", "--set", "steps=1", "--out", "/proc/none"], ["cannot write to /proc/none"]),
     (["fetch", "emojis"], ["Did you mean 'emoji'"]),

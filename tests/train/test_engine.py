@@ -255,3 +255,12 @@ def test_accelerate_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(OrnsteinError, match=r"several processes need the package accelerate.*ornstein\[train\]"):
         Engine(tiny())
+
+
+def test_a_network_with_an_adapter_on_it_is_refused():
+    from ornstein.core import catalog
+
+    training = tiny()
+    catalog.build("adapters", "lora:rank=2")(training.model.backbone)
+    with pytest.raises(OrnsteinError, match="carries hooks"):
+        Engine(training)

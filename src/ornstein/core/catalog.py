@@ -100,6 +100,15 @@ def _no_positional(call: ast.Call) -> dict:
     return {}
 
 
+def _check_number(part: str, key: str, value: Any, kind: Any) -> None:
+    """A field that is annotated as a number gets a finite one."""
+    if kind in ("int", "float", int, float):
+        whole = kind in ("int", int)
+        good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not good or value != value or value in (float("inf"), float("-inf")):
+            raise OrnsteinError(f"{key}={value} of {part} is not a {'whole' if whole else 'finite'} number", "Give one.")
+
+
 def build(room: str, spec: Any, **defaults: Any) -> Any:
     """A part from text ('ddim', 'cfg:scale=3'), from {'name':..., settings}, or the part itself, handed through."""
     if isinstance(spec, dict):
@@ -113,5 +122,6 @@ def build(room: str, spec: Any, **defaults: Any) -> Any:
     for key in settings if names is not None else ():
         if key not in names:
             raise unknown(f"setting of {room}/{name}", key, names)
+        _check_number(f"{room}/{name}", key, settings[key], next(f.type for f in dataclasses.fields(part) if f.name == key))
     known = {k: v for k, v in defaults.items() if names is None or k in names}
     return part(**(known | settings))

@@ -122,6 +122,8 @@ def sample(denoiser: Denoises, noise: Tensor | Sequence[int], solver: Solver, st
         times = times.float()
     steps, run = len(times) - 1, run or Run()
     state = start or _begin(process, noise, solver, cond, seed, ids, dtype, device)
+    if start is None:
+        run.forget(state.ids)
     with running(run):
         for controller in controllers if start is None else ():
             begun = controller.begin(state)

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from .errors import OrnsteinError, unknown
@@ -26,6 +25,9 @@ def fingerprint(model: nn.Module) -> str:
         some = flat[:: max(1, flat.numel() // 64)][:64].float().cpu() if flat.numel() else flat.float().cpu()
         digest.update(f"{name}{tuple(value.shape)}".encode() + some.numpy().round(6).tobytes())
     return digest.hexdigest()[:16]
+
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,13 @@ class Plan:
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
             raise OrnsteinError(f"steps={self.steps!r} is not a positive whole number", "Ask for at least 1 step.")
         for name in ("guidance", "accelerate", "compress"):
-            if not isinstance(getattr(self, name), tuple):
-                raise OrnsteinError(f"{name}={getattr(self, name)!r} is not a list of parts", "Give a tuple of texts.")
-        if not isinstance(getattr(torch, str(self.dtype), None), torch.dtype):
-            raise unknown("dtype", str(self.dtype), ("float32", "bfloat16", "float16"))
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or any(isinstance(part, (int, float, dict, list)) for part in value):
+                raise OrnsteinError(f"{name}={value!r} is not a list of parts", "Give a tuple of texts.")
+        if not isinstance(self.solver, str):
+            raise OrnsteinError(f"solver={self.solver!r} is not a text", "Write it as the catalog reads it: 'ddim'.")
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", str(self.dtype), DTYPES)
 
     def save(self, path: str | Path) -> Path:
         return write_atomic(path, (json.dumps(asdict(self), indent=1) + "\n").encode())

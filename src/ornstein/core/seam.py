@@ -68,6 +68,11 @@ class Run:
         for key in [k for k in self.memories if k[2] == before]:
             self.memories[(*key[:2], after)] = gather(self.memories.pop(key), index, len(before))
 
+    def forget(self, ids: tuple) -> None:
+        """Drop what plugins remember of one batch: its trajectory is over, or begins anew."""
+        for key in [k for k in self.memories if k[2] == ids]:
+            del self.memories[key]
+
     def clear(self) -> None:
         """Forget everything: after a rewind, what plugins remember is of another trajectory."""
         self.memories.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ UNIT_TIME = ("FluxTransformer2DModel", "Flux2Transformer2DModel", "QwenImageTran
 PREDICTS = {"epsilon": "noise", "v_prediction": "v", "sample": "x0", "flow_prediction": "velocity"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SchedulerProcess(Process):
     """x_t = cos(angle) x_0 + sin(angle) noise through the points of a discrete schedule of N betas.
 
@@ -39,6 +40,12 @@ class SchedulerProcess(Process):
         """From the cumulative products of 1 - beta, [N]."""
         alpha = alphas_cumprod.detach().double().cpu()
         return cls(torch.cat([torch.zeros(1, dtype=torch.float64), torch.atan2((1 - alpha).sqrt(), alpha.sqrt())]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SchedulerProcess) and torch.equal(self.angles, other.angles)
+
+    def __hash__(self) -> int:
+        return hash((self.count, float(self.angles[-1])))
 
     @property
     def t_min(self) -> float:
@@ -97,6 +104,10 @@ class Terms:
             return cls(Flow(), "velocity", count)
         if not isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor):
             raise OrnsteinError(f"{kind} has neither betas nor a flow", "Give the scheduler of the model's training.")
+        for key in ("clip_sample", "thresholding"):
+            if config.get(key):
+                what = f"{kind}({key}=True) clips what the network says; ornstein's solvers do not, so pictures can differ"
+                warnings.warn(f"{what}. Set {key}=False to compare.", stacklevel=2)
         if said not in PREDICTS:
             raise unknown(f"prediction type of {kind}", str(said), PREDICTS)
         return cls(SchedulerProcess.of(scheduler.alphas_cumprod), PREDICTS[said], count)

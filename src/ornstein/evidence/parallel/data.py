@@ -16,8 +16,8 @@ from ornstein.solvers.ddim import DDIM
 from ornstein.testbeds import Mixture
 
 CLAIM = (
-    "Sampling 50 on 1, 2, 3, 4 and 7 ranks gives the samples of one process to 1e-6, no sample twice, and sends each "
-    "rank's finished rows alone; a seed per rank gives other samples on every number of ranks, and numbering from 0 on "
+    "Sampling 50 on 1, 2, 3, 4 and 7 ranks gives the samples of one process to 1e-6, no sample twice, and, in the simulator, "
+    "sends each rank's finished rows alone; a seed per rank gives other samples on every number of ranks, and numbering from 0 on "
     "every rank gives the same ones over and over."
 )
 COUNT, DIMS, SIZES = 50, 16, (1, 2, 3, 4, 7)

@@ -36,7 +36,7 @@ def run(quick: bool = True) -> Evidence:
         rows.append(Row(name, kind, METRIC, values, f"{steps} training steps"))
     beaten = [all(a < b for a, b in zip(rows[0].values, row.values)) for row in rows[1:]]
     return Evidence(
-        "After equally many steps a network trained under min-SNR draws digits closer to held-out ones than networks "
+        f"After {steps} steps a network trained under min-SNR draws digits closer to held-out ones than networks "
         "trained under uniform weights on noise, v and x0, on every seed.", rows, verdict(all(beaten), beaten[0]),
         "'partly': better than the uniform weight on noise on every seed, and not than each of the others.",
     )  # fmt: skip
