@@ -2,7 +2,7 @@
 
 ornstein fetch emoji && ornstein train emoji --set size=32
 Without any download: --set root=subset --set encoder=bytes
-Where there is a GPU: --set size=64 --set width=384 --set depth=12 --set heads=6 --set batch=256 --set steps=60000
+Where there is a GPU: --set size=64 --set width=320 --set depth=12 --set heads=5 --set batch=256 --set steps=60000
 The encoded captions are kept beside the pictures (36 MB, half precision), so that a folder with these two files is all that
 another machine needs: emoji-64.npz (11 MB) and captions-*.safetensors. Run it again to go on from the last checkpoint.
 """
