@@ -32,8 +32,7 @@ def evaluate(model: Model, count: int = 200, seed: int = 0, *, batch: int = 64,
         torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))[:count]
     ]  # as many as are drawn
     drawn = model.generate(asked, seed=seed, batch=batch, progress=progress).x
-    device = next(model.backbone.parameters()).device
-    fake = _flat(drawn if model.codec is None else model.codec.decode(drawn.to(device)).cpu())
+    fake = _flat(drawn if model.codec is None else _decoded(model, drawn))
     found = [catalog.build("metrics", name, extractor=extractor)(fake, real) for name in METRICS]
     return [catalog.build("metrics", "accuracy")(fake, labels), *found] if labels is not None else found
 
@@ -52,6 +51,11 @@ def _reference(model: Model, count: int, seed: int) -> tuple[Tensor, list[Any], 
         return _flat(real), captions, None, "random-conv"
     raise OrnsteinError(f"no data in the house has the shape {model.shape} of '{model.name}'",
                         "Measure with the parts of metrics/ against pictures of your own.")  # fmt: skip
+
+
+def _decoded(model: Model, latents: Tensor) -> Tensor:
+    """Through the codec, which lies where the network does."""
+    return model.codec.decode(latents.to(next(model.backbone.parameters()).device)).cpu()
 
 
 def _flat(images: Tensor) -> Tensor:
