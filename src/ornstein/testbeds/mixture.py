@@ -4,6 +4,8 @@ Component k of the data is N(m_k, diag v_k) with weight w_k; at level (a, s) it 
 E[x0 | x] = sum_k r_k(x) (m_k + a v_k / (a^2 v_k + s^2) (x - a m_k)), r_k the posterior weights. Costs K x D per row.
 """
 
+# budget: two lines over, for the solution of the ODE that the solvers are measured against.
+
 from __future__ import annotations
 
 import math

@@ -45,7 +45,7 @@ def run(quick: bool = True) -> Evidence:
     arms = (closed["LoRA"], closed["LoRA on int8"])
     most = all(min(c) >= 0.8 for c in arms) and count["LoRA"] <= 0.06 * count["full fine-tuning"]
     better = all(a > b for c in arms for a, b in zip(c, closed["one attention"]))
-    note = "The learning rate of each arm was the best of three, tried once beforehand."
+    note = "Each arm has one fixed learning rate, chosen beforehand."
     return Evidence(CLAIM, rows, verdict(most and better, most or better), note)
 
 
