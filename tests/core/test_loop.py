@@ -181,7 +181,7 @@ def test_going_on_asks_no_controller_to_begin_again():
     ({"cond": {"label": torch.zeros(3)}}, r"condition 'label' has 3 rows for a batch of 2. Give one row per sample."),
     ({"cond": {"text": torch.tensor([[0.0], [float("nan")]])}}, r"condition 'text' holds values that are not finite"),
     ({"cond": {"text": torch.tensor([[0.0], [float("inf")]])}}, r"condition 'text' holds values that are not finite"),
-    ({"rule": "unifrom"}, r"unknown grid 'unifrom'. Did you mean 'uniform'\?"),
+    ({"rule": "unifrom"}, r"unknown method in grids/ 'unifrom'. Did you mean 'uniform'\?"),
     ({"rule": [0.1, 0.9]}, r"the given times do not decrease"),
 ])  # fmt: skip
 def test_refusals(settings, words):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ornstein.core.errors import OrnsteinError
-from ornstein.core.process import Levels, expand, grid
+from ornstein.core.process import Levels, Process, expand, grid, pick
 from ornstein.processes.edm import EDM
 from ornstein.processes.flow import Flow
 from ornstein.processes.vp import VP
@@ -49,7 +49,7 @@ def test_known_grids():
     assert torch.allclose(levels.diff(), levels.diff()[0].expand(9), rtol=1e-3)
     # Esser et al. 2024, eq. 23: t' = shift t / (1 + (shift - 1) t)
     t = grid(Flow(), 8)
-    assert torch.allclose(grid(Flow(), 8, shift=3.0), 3 * t / (1 + 2 * t))
+    assert torch.allclose(grid(Flow(), 8, "uniform:shift=3"), 3 * t / (1 + 2 * t))
 
 
 def test_own_times():
@@ -67,7 +67,7 @@ def test_steps_must_be_a_positive_whole_number(steps):
 
 
 def test_unknown_grid():
-    with pytest.raises(OrnsteinError, match="unknown grid 'karas'. Did you mean 'karras'?"):
+    with pytest.raises(OrnsteinError, match="unknown method in grids/ 'karas'. Did you mean 'karras'?"):
         grid(Flow(), 4, "karas")
 
 
@@ -76,3 +76,36 @@ def test_levels_agree_with_each_other():
     assert isinstance(L, Levels)
     assert torch.allclose(L.sigma.flatten(), torch.tensor([1 / 3, 1.0], dtype=torch.float64))
     assert torch.allclose(L.flow_time, L.t) and torch.allclose(L.logsnr, -2 * L.sigma.log())
+
+
+def test_a_scalar_time_is_reckoned_once_on_the_host_in_float64():
+    like = torch.zeros(3, 2, dtype=torch.bfloat16)
+    L = Flow().at(0.25, like)
+    assert L.a.shape == () and L.a.dtype == torch.float64 and float(L.a) == 0.75
+    assert Flow().at(torch.tensor(0.25), like) is L and Flow().at(0.5, like) is not L
+    assert VP().at(0.25, like) is not VP(schedule="linear").at(0.25, like)
+    assert (L.a * like).dtype == torch.bfloat16  # it does not lift the sample's type
+    rows = Flow().at(torch.tensor([0.25, 0.25, 0.5]), like.float())
+    assert rows.a.shape == (3, 1) and rows.a.dtype == torch.float32
+
+
+def test_a_process_that_can_change_is_not_remembered():
+    class Loose(Process):
+        slope = 1.0
+
+        def coefficients(self, t):
+            return 1 - t, self.slope * t, -torch.ones_like(t), self.slope * torch.ones_like(t)
+
+        def time(self, logsnr):
+            return torch.sigmoid(-logsnr / 2)
+
+    loose = Loose()
+    assert float(loose.at(0.5, torch.zeros(1)).s) == 0.5
+    loose.slope = 2.0
+    assert float(loose.at(0.5, torch.zeros(1)).s) == 1.0
+
+
+def test_pick_takes_scalars_and_rows():
+    one, two = torch.ones(2, 2), torch.zeros(2, 2)
+    assert pick(torch.tensor(True), one, two) is one and pick(torch.tensor(False), one, two) is two
+    assert pick(torch.tensor([[True], [False]]), one, two).tolist() == [[1, 1], [0, 0]]

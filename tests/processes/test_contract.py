@@ -5,7 +5,7 @@ import torch
 
 from ornstein.core import catalog
 from ornstein.core.prediction import KINDS, Prediction
-from ornstein.core.process import Process, grid
+from ornstein.core.process import Process
 from ornstein.testbeds import Mixture
 
 
@@ -108,17 +108,6 @@ def test_shapes_of_time(process):
     assert torch.allclose(rows[2:3], process.corrupt(x0[2:3], noise[2:3], t[2, 0]))
     square = torch.randn(4, 4, dtype=torch.float64)  # here a wrong axis would not raise
     assert torch.allclose(process.corrupt(square, square, t[0])[1], process.corrupt(square[1], square[1], t[0, 1]))
-
-
-@pytest.mark.parametrize("rule", ["uniform", "quadratic", "logsnr", "karras"])
-@pytest.mark.parametrize("steps", [1, 2, 20])
-def test_grids(process, rule, steps):
-    found = grid(process, steps, rule)
-    assert len(found) == steps + 1 and found[0] == process.t_max and found[-1] == 0 and (found.diff() < 0).all()
-    assert found.dtype == torch.float64
-    if steps == 20:
-        shifted = grid(process, steps, rule, shift=3.0)
-        assert (shifted[1:-1] > found[1:-1]).all() and (shifted.diff() < 0).all()  # it stays longer at the noise
 
 
 def test_float32_stays_near_float64(process):

@@ -20,7 +20,7 @@ from .errors import OrnsteinError, unknown
 __all__ = ["ROOMS", "Entry", "build", "entries", "find", "load", "parse"]
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("processes", "backbones", "codecs", "conditioning", "solvers", "guidance", "steering", "acceleration", "tiling",
+ROOMS = ("processes", "backbones", "codecs", "conditioning", "grids", "solvers", "guidance", "steering", "acceleration", "tiling",
          "compression", "adapters", "losses", "editing", "restoration", "perception", "parallel", "metrics", "data",
          "recipes")  # fmt: skip
 

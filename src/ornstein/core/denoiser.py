@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from .clock import Clock
@@ -56,8 +57,12 @@ class Denoiser:
                  taps: Sequence[str] = ()) -> Prediction:  # fmt: skip
         L = self.process.at(t, x)
         told = (TIMES[self.time] if isinstance(self.time, str) else self.time)(L)
-        told = told.flatten(1)  # [B or 1, K]; K > 1 where the time differs by frame or token
-        told = (told[:, 0] if told.shape[1] == 1 else told).expand(len(x), *told.shape[1:][told.shape[1] == 1 :])
+        if told.ndim == 0:  # filled in, so that nothing waits for a copy
+            kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+            told = torch.full((len(x),), float(told), dtype=kind, device=x.device)
+        else:
+            told = told.flatten(1)  # [B or 1, K]; K > 1 where the time differs by frame or token
+            told = (told[:, 0] if told.shape[1] == 1 else told).expand(len(x), *told.shape[1:][told.shape[1] == 1 :])
         skip, scale, inner = self._precondition(L)
         with calling(clock):
             answer = self.backbone(x if inner is None else inner * x, told, cond, **({"taps": taps} if taps else {}))

@@ -117,9 +117,7 @@ def sample(denoiser: Denoises, noise: Tensor | Sequence[int], solver: Solver, st
     given = start.x if start is not None else noise
     if isinstance(given, Tensor):
         dtype, device = given.dtype, given.device
-    times = grid(process, steps, rule).to(device)
-    if dtype != torch.float64:
-        times = times.float()
+    times = grid(process, steps, rule)
     steps, run = len(times) - 1, run or Run()
     state = start or _begin(process, noise, solver, cond, seed, ids, dtype, device)
     if start is None:

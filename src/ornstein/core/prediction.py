@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import unknown
-from .process import Levels
+from .process import Levels, pick
 
 __all__ = ["KINDS", "Output", "Prediction"]
 
@@ -83,7 +83,7 @@ class Prediction:
             return (L.s * x + L.a * self.value) / (L.a**2 + L.s**2)
         if self.kind == "score":
             return -L.s * self.value
-        return torch.where(L.s > 0, (x - L.a * self.x0) / L.s, torch.zeros((), dtype=x.dtype, device=x.device))
+        return pick(L.s > 0, (x - L.a * self.x0) / L.s, torch.zeros((), dtype=x.dtype, device=x.device).expand_as(x))
 
     def _velocity(self) -> Tensor:
         L = self.levels

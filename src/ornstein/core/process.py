@@ -2,26 +2,30 @@
 
 `Process.at` is the only place of the library that broadcasts a time over a sample: t may be a scalar, one per sample
 [B], one per frame or token [B, N], or already of the rank of x. logSNR = 2 log(a/s) is the canonical noise coordinate.
+The coefficients at a scalar time are scalars of the host, float64: they broadcast over a sample of any type on any device
+without a copy, and are remembered, so that a step of a sampler costs no arithmetic on them.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
-from .errors import OrnsteinError, unknown
+from .catalog import build
+from .errors import OrnsteinError
 
-__all__ = ["Levels", "Process", "expand", "grid"]
+__all__ = ["Levels", "Process", "expand", "grid", "pick"]
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The coefficients at a time, shaped to broadcast over the sample. da, ds, db: derivatives with respect to t."""
+    """The coefficients at a time: [] on the CPU in float64 where the time is a scalar, else shaped to broadcast over the
+    sample. da, ds, db: derivatives with respect to t."""
 
     t: Tensor
     a: Tensor
@@ -31,16 +35,16 @@ class Levels:
     b: Tensor | float = 0.0
     db: Tensor | float = 0.0
 
-    @property
+    @cached_property
     def logsnr(self) -> Tensor:
         return 2 * (self.a.log() - self.s.log())
 
-    @property
+    @cached_property
     def sigma(self) -> Tensor:
         """Noise-to-signal ratio s/a, the time of EDM."""
         return self.s / self.a
 
-    @property
+    @cached_property
     def flow_time(self) -> Tensor:
         """s/(a+s) in [0, 1]: logSNR in a bounded form; equal to t for the linear flow."""
         return self.s / (self.a + self.s)
@@ -54,6 +58,11 @@ def expand(t: Tensor | float, like: Tensor) -> Tensor:
         raise OrnsteinError(f"times of shape {tuple(t.shape)} do not fit a sample of shape {tuple(like.shape)}",
                             "Give a scalar, one time per sample [B], or leading axes of the sample.")  # fmt: skip
     return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
+
+
+def pick(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """torch.where for levels: a scalar condition, which lies on the host, chooses at once and on any device."""
+    return (yes if bool(condition) else no) if condition.ndim == 0 else torch.where(condition, yes, no)
 
 
 class Process(ABC):
@@ -73,6 +82,9 @@ class Process(ABC):
 
     def at(self, t: Tensor | float, like: Tensor) -> Levels:
         """Coefficients at t, broadcast to the sample `like`."""
+        if not isinstance(t, Tensor) or (t.ndim == 0 and not t.requires_grad):
+            frozen = getattr(type(self), "__dataclass_params__", None)
+            return (_remembered if frozen and frozen.frozen else _scalar)(self, float(t))
         t = expand(t, like)
         return Levels(t, *self.coefficients(t))
 
@@ -88,45 +100,24 @@ class Process(ABC):
         return L.s * noise if y is None else L.s * noise + L.b * y
 
 
-def grid(process: Process, steps: int, rule: str | Sequence[float] = "uniform", rho: float = 7.0,
-         shift: float = 1.0) -> Tensor:  # fmt: skip
-    """steps + 1 decreasing times from t_max to 0, float64.
+def _scalar(process: Process, t: float) -> Levels:
+    time = torch.tensor(t, dtype=torch.float64)
+    return Levels(time, *process.coefficients(time))
 
-    rule: 'uniform' in t; 'logsnr' uniform in logSNR then 0; 'karras' sigma^(1/rho) uniform then 0 (Karras et al. 2022,
-    eq. 5); 'quadratic' in t^2; or the times themselves. shift: resolution shift of sigma (Esser et al. 2024), 1 = none.
+
+_remembered = lru_cache(maxsize=4096)(_scalar)  # a pure function of two frozen things
+
+
+def grid(process: Process, steps: int, rule: str | Sequence[float] | Callable = "uniform") -> Tensor:
+    """steps + 1 decreasing times from t_max to 0, float64, on the CPU.
+
+    rule: a part of grids/ by name ('uniform', 'karras:rho=5') or itself, or the times, whose number then counts.
     """
-    if not isinstance(rule, str):
-        times = torch.as_tensor(rule, dtype=torch.float64)
+    if not isinstance(rule, str) and not callable(rule):
+        times = torch.as_tensor(rule, dtype=torch.float64, device="cpu")
         if times.ndim != 1 or len(times) < 2 or not bool((times[1:] < times[:-1]).all()) or times[-1] < 0:
             raise OrnsteinError("the given times do not decrease to 0 or above", "Give at least two, noisiest first.")
         return times
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise OrnsteinError(f"steps={steps!r} is not a positive whole number", "Ask for at least 1 step.")
-    n, hi, lo = steps, process.t_max, process.t_min
-    if rule in ("uniform", "quadratic"):
-        u = torch.linspace(1, 0, n + 1, dtype=torch.float64)
-        times = hi * (u if rule == "uniform" else u**2)
-    elif rule in ("logsnr", "karras"):
-        ends = torch.tensor([hi, lo], dtype=torch.float64)
-        a, s, *_ = process.coefficients(ends)
-        sigma = (s / a.clamp_min(1e-4)).clamp(max=1e3)
-        u = torch.linspace(0, 1, n, dtype=torch.float64)
-        if rule == "karras":
-            hi_r, lo_r = (sigma ** (1 / rho)).tolist()
-            sigma = (hi_r + u * (lo_r - hi_r)) ** rho
-        else:
-            sigma = torch.exp(math.log(sigma[0]) + u * math.log(sigma[1] / sigma[0]))
-        times = torch.cat([process.time(-2 * sigma.log()).clamp(max=hi), torch.zeros(1, dtype=torch.float64)])
-        times[0] = hi
-    else:
-        raise unknown("grid", rule, ("uniform", "quadratic", "logsnr", "karras"))
-    return times if shift == 1.0 else _shifted(process, times, shift)
-
-
-def _shifted(process: Process, times: Tensor, shift: float) -> Tensor:
-    """Esser et al. 2024, eq. 23, on flow time over its largest value: sigma times `shift`, but the prior stays where it is."""
-    a, s, *_ = process.coefficients(times[:-1])
-    tau = s / (a + s)
-    u = tau / tau[0]
-    tau = tau[0] * shift * u / (1 + (shift - 1) * u)
-    return torch.cat([times[:1], process.time(2 * ((1 - tau) / tau).log())[1:], times[-1:]])
+    return build("grids", rule)(process, steps)

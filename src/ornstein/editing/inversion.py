@@ -41,9 +41,9 @@ class Inversion:
 
     def times(self, denoiser: Denoises, x: Tensor) -> Tensor:
         """The decreasing times that are walked, from strength of the grid to 0."""
-        times = grid(denoiser.process, self.steps, self.rule).to(x.device)
+        times = grid(denoiser.process, self.steps, self.rule)
         kept = round(self.strength * (len(times) - 1))
-        return times[len(times) - 1 - kept :].to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+        return times[len(times) - 1 - kept :]
 
     @torch.no_grad()
     def invert(self, denoiser: Denoises, x: Tensor, cond: Any = None, ids: Sequence | None = None) -> Tensor:

@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ornstein.core.clock import NoiseSource
 from ornstein.core.errors import unknown
 from ornstein.core.loop import Evaluate
-from ornstein.core.process import Process
+from ornstein.core.process import Process, pick
 
 __all__ = ["DDPM"]
 
@@ -49,4 +48,4 @@ class DDPM:
             spread = b * (to.a**2 + to.s**2) / (now.a**2 + now.s**2)
         fresh = memory["noise"].draw(memory["k"], x)
         noisy = mean + spread.clamp_min(0).sqrt() * fresh
-        return torch.where(to.s > 0, noisy, mean), memory | {"k": memory["k"] + 1}
+        return pick(to.s > 0, noisy, mean), memory | {"k": memory["k"] + 1}

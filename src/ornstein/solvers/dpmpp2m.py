@@ -38,8 +38,7 @@ class DPMpp2M:
         D = x0
         if memory:
             D = x0 + self._ratio(h, now, process.at(memory["t"], x)) * (x0 - memory["x0"])
-        stamp = now.t.expand(len(x), *now.t.shape[1:])
-        return to.s / now.s * x - to.a * torch.expm1(-h) * D, {"x0": x0, "t": stamp}
+        return to.s / now.s * x - to.a * torch.expm1(-h) * D, {"x0": x0, "t": t}
 
     @staticmethod
     def _ratio(h: Tensor, now: Levels, before: Levels) -> Tensor:

@@ -77,7 +77,7 @@ class Mixture:
         L = self.process.at(t, x)
         a, s = (v.expand_as(x).flatten(1) for v in (L.a, L.s))
         x0, _ = self._answer(x.flatten(1), a, s, cond)
-        return Prediction(x, L, "x0", x0.reshape(x.shape))
+        return Prediction(x, L, "x0", x0.reshape(x.shape).to(x.dtype))
 
     def log_density(self, x: Tensor, t: Tensor | float = 0.0, cond: Any = None) -> Tensor:
         """log p_t(x | cond) in nats, [B]."""

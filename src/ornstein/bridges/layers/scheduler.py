@@ -134,7 +134,7 @@ class OrnsteinScheduler:
         else:
             times = self.terms.time(steps.to(torch.float64))
             end = 0.0 if self.config.get("set_alpha_to_one", True) else 1 / self.terms.count
-        times = torch.cat([times, times.new_full((1,), end if end < times[-1] else 0.0)])
+        times = torch.cat([times, times.new_full((1,), end if end < times[-1] else 0.0)]).cpu()
         self._here.progress = _Progress(times, steps, steps.tolist())
 
     def set_begin_index(self, begin_index: int = 0) -> None:
@@ -158,7 +158,7 @@ class OrnsteinScheduler:
         x, value = sample.float(), model_output.float()
         if now.memory is None:
             now.memory = (self.solver.start(x, _source(generator, len(x))),)
-        t, s = now.times[now.index].to(x), now.times[now.index + 1].to(x)
+        t, s = now.times[now.index], now.times[now.index + 1]
         x, memory = self.solver.step(_Once(x, t, self._says(value)), self.terms.process, x, t, s, now.memory[0])
         now.memory, now.index = (memory,), now.index + 1
         x = x.to(sample.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,23 +56,12 @@ class SchedulerProcess(Process):
         return len(self.angles) - 1
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
-        if t.numel() == 1 and t.device.type == "cpu":  # one time for all: plain numbers are five times as fast
-            return self._one(t)
         place = t.double() * self.count
         angles = self.angles.to(t.device)
         low = place.floor().clamp(0, self.count - 1)
         below, above = angles[low.long()], angles[low.long() + 1]
         angle, slope = below + (place - low) * (above - below), (above - below) * self.count
         return tuple(c.to(t.dtype) for c in (angle.cos(), angle.sin(), -slope * angle.sin(), slope * angle.cos()))
-
-    def _one(self, t: Tensor) -> tuple[Tensor, ...]:
-        place = t.item() * self.count
-        low = min(max(int(place // 1), 0), self.count - 1)
-        below, above = self.angles[low : low + 2].tolist()
-        angle, slope = below + (place - low) * (above - below), (above - below) * self.count
-        cos, sin = math.cos(angle), math.sin(angle)
-        found = torch.tensor((cos, sin, -slope * sin, slope * cos), dtype=t.dtype)
-        return found.reshape(4, *t.shape).unbind()
 
     def time(self, logsnr: Tensor) -> Tensor:
         angle, angles = torch.atan(torch.exp(-logsnr.double() / 2)), self.angles.to(logsnr.device)

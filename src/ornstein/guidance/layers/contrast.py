@@ -46,10 +46,12 @@ def contrast(strong: Prediction, ask: Ask, scale: float, interval: tuple[float, 
     if tuple(interval) != ALWAYS:
         place = strong.levels.flow_time
         inside = (place > interval[0]) & (place <= interval[1])
-        rows = inside.flatten(1).any(1).expand(len(x))
+        rows = inside if inside.ndim == 0 else inside.flatten(1).any(1).expand(len(x))
         if not bool(rows.any()):
             return strong
-        if not bool(rows.all()):
+        if bool(inside.all()):
+            inside = None
+        elif not bool(rows.all()):
             return _some(strong, ask, scale, inside, rows.nonzero()[:, 0], t, cond, clock)
     weak = ask(x, t, cond, clock).get(strong.kind)
     value = weak + scale * (strong.value - weak)
