@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ornstein.core import catalog
 from ornstein.core.denoiser import Denoiser, guide
+from ornstein.core.effects import order
 from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.loop import sample
 from ornstein.core.plan import Plan, fingerprint
@@ -76,26 +77,27 @@ class Model:
 
     def generate(self, prompts: str | Sequence[str], plan: Plan | None = None, *, steps: int | None = None,
                  solver: str | None = None, guidance: str | Sequence[str] | None = None,
-                 accelerate: str | Sequence[str] | None = None, seed: int = 0, size: tuple[int, int] | None = None,
-                 progress: Callable[[int, int], None] | None = None, batch: int = 64) -> Generated:  # fmt: skip
+                 accelerate: str | Sequence[str] | None = None, grid: str | None = None, seed: int = 0,
+                 size: tuple[int, int] | None = None, progress: Callable[[int, int], None] | None = None,
+                 batch: int = 64) -> Generated:  # fmt: skip
         """Pictures for prompts. Picture i depends on (seed, i) alone, not on `batch` or on the other prompts.
 
-        steps, solver, guidance, accelerate change the plan; guidance and accelerate are texts such as 'cfg:scale=3' and
-        'firstblock:threshold=0.1'. size: (H, W) of the latent. progress(done, total): called after each step.
+        steps, solver, guidance, accelerate, grid change the plan; parts are texts such as 'cfg:scale=3',
+        'firstblock:threshold=0.1' and 'karras:rho=5'. size: (H, W) of the latent. progress(done, total): called after each step.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             raise OrnsteinError("no prompt was given", "Give at least one text.")
         if batch < 1:
             raise OrnsteinError(f"batch={batch} is not a positive whole number", "Give at least 1.")
-        changes = {"steps": steps, "solver": solver, "guidance": guidance, "accelerate": accelerate}
+        changes = {"steps": steps, "solver": solver, "guidance": guidance, "accelerate": accelerate, "grid": grid}
         changes = {k: v for k, v in changes.items() if v is not None}
         for key in ("guidance", "accelerate"):
             if key in changes:
                 changes[key] = (changes[key],) if isinstance(changes[key], str) else tuple(changes[key])
         plan = replace(plan.for_model(self.name, self.backbone), **changes) if plan else self.plan(**changes)
         solver_part, denoiser = catalog.build("solvers", plan.solver), self._compressed(plan)
-        plugins = [catalog.build("acceleration", a) for a in plan.accelerate]
+        plugins = order([catalog.build("acceleration", a) for a in plan.accelerate])
         guided = guide(denoiser, *(catalog.build("guidance", g) for g in plan.guidance))
         device, run = next(self.backbone.parameters()).device, Run(scope=object())
         shape, total, out = (self.shape[0], *(size or self.shape[1:])), plan.steps * -(-len(prompts) // batch), []

@@ -186,7 +186,7 @@ def _branches(net, inputs, memory=None):
     """(cond, uncond, cond again, uncond again) under a cache."""
     run = Run()
     if memory is not None:  # the mutant: one memory for every branch
-        run.memory = lambda plugin, clock: memory
+        run.memory = lambda plugin, clock, network: memory
     detach = attach(net, Caches())
     out = [under(net, i, run, b, s) for s in (0, 1) for b, i in (("cond", inputs), ("uncond", other(inputs)))]
     detach()

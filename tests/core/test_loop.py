@@ -1,14 +1,17 @@
 """The loop: resuming, controllers, refusals. What solvers do in it is in tests/solvers."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ornstein.core import catalog
 from ornstein.core.clock import NoiseSource
+from ornstein.core.denoiser import Denoiser
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.loop import Controller, State, sample
+from ornstein.core.process import Levels, Process, expand
 from ornstein.core.seam import Run
 from ornstein.testbeds import Mixture
 
@@ -141,7 +144,7 @@ def test_two_controllers_that_both_choose_rows():
     class Remember(Controller):
         def after(self, before, now):
             if now.step == 2:
-                run.memories[("site", "cond", now.ids)] = torch.arange(4.0)[:, None]
+                run.memories[("site", "cond", now.ids, 0)] = torch.arange(4.0)[:, None]
             return now
 
     got = sample(mixture(), start, TWO, 6, controllers=[Remember(), Choose([3, 1, 0, 0], 0), Choose([0, 2, 1], 1)], run=run)
@@ -226,3 +229,98 @@ def test_a_run_used_twice_starts_without_the_memories_of_the_first() -> None:
     for _ in range(2):
         sample(mixture(), (2, 4), WALK, 2, controllers=[Marks()], run=run)
     assert marks == [None, "old", None, "old"]
+
+
+def test_particles_part_wherever_a_solver_keeps_its_noise():
+    class Nested:
+        order = 0
+
+        def start(self, x, noise):
+            return ({"source": noise}, 0)
+
+        def step(self, denoise, process, x, t, s, memory):
+            inner, k = memory
+            return x + inner["source"].draw(k, x), (inner, k + 1)
+
+    class Copy(Controller):
+        def after(self, before, now):
+            return now.take(torch.tensor([0, 0])) if now.step == 1 else now
+
+    x = sample(mixture(), (2, 4), Nested(), 3, controllers=[Copy()])
+    assert (x[0] - x[1]).abs().max() > 1e-2
+
+
+class Flip:
+    """A discrete process in the loop: bits that are hidden, written as 2, with probability t."""
+
+    t_min, t_max = 1e-3, 1.0
+
+    def at(self, t, like):
+        t = expand(t, like)
+        return Levels(t, 1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+
+    def prior(self, noise):
+        return torch.full(noise.shape, 2)
+
+
+class Reveal:
+    order = 0
+
+    def start(self, x, noise):
+        return {"noise": noise, "k": 0}
+
+    def step(self, denoise, process, x, t, s, memory):
+        said, u = denoise(x, t), memory["noise"].uniform(memory["k"], x.shape[1:])
+        guess = said.logits.argmax(-1)
+        known = (x != 2) | (u > float(s) / float(t))
+        return torch.where(known & (x == 2), guess, x), memory | {"k": memory["k"] + 1}
+
+
+def test_a_discrete_process_goes_through_the_same_loop():
+    def network(x, t, cond):
+        assert x.dtype == torch.long and t.shape == (len(x),)
+        return F.one_hot(cond["bits"], 2).float() * 5
+
+    bits = torch.randint(2, (3, 6), generator=torch.Generator().manual_seed(0))
+    denoiser = Denoiser(network, Flip(), "logits")
+    seen = []
+    x = sample(denoiser, (3, 6), Reveal(), 4, cond={"bits": bits}, progress=lambda state, n: seen.append(state.x))
+    assert torch.equal(x, bits) and (seen[0] == 2).any() and (seen[0] != 2).any()
+    alone = sample(denoiser, (1, 6), Reveal(), rule=[1.0, 0.5, 0.2], cond={"bits": bits[1:2]}, ids=[1])
+    assert torch.equal(alone[0], sample(denoiser, (3, 6), Reveal(), rule=[1.0, 0.5, 0.2], cond={"bits": bits})[1])
+    said = denoiser(x, 0.5, {"bits": bits})
+    with pytest.raises(OrnsteinError, match="the network says logits, from which x0 does not follow"):
+        _ = said.x0
+
+
+def test_any_solver_runs_on_a_process_with_an_end_point():
+    """x = (1 - t) x0 + t y + s noise: the network sees x itself; loop and solver carry x - t y."""
+
+    @dataclass(frozen=True)
+    class ToImage(Process):
+        def coefficients(self, t):
+            one = torch.ones_like(t)
+            return 1 - t, 0.5 * t, -one, 0.5 * one, t, one
+
+        def time(self, logsnr):
+            return 1 / (1 + 0.5 * (logsnr / 2).exp())
+
+    y, noise = torch.randn(2, 5, 4, dtype=torch.float64)
+    process, target = ToImage(), y.flip(1)
+    seen = []
+
+    def network(x, t, cond):  # the velocity of the path to the target, told in x
+        assert set(cond) == {"label"}
+        seen.append((x, t))
+        L = process.at(t, x)
+        n = (x - L.a * target - L.b * y) / L.s
+        return L.da * target + L.ds * n + L.db * y
+
+    denoiser = Denoiser(network, process, "velocity", "t", null=lambda cond, n: {"label": cond["label"] * 0})
+    cond = {"label": torch.ones(5), "endpoint": y}
+    assert torch.equal(denoiser.unconditional(cond, 5)["endpoint"], y)
+    for solver in ("euler", "ddim", "dpmpp2m", "heun"):
+        seen.clear()
+        end = sample(denoiser, process.prior(noise), catalog.build("solvers", solver), 6, cond=cond)
+        assert torch.allclose(end, target, atol=1e-9), solver
+        assert torch.allclose(seen[0][0], 0.5 * noise + y)  # a(1) = 0: noise about the end point

@@ -109,3 +109,18 @@ def test_pick_takes_scalars_and_rows():
     one, two = torch.ones(2, 2), torch.zeros(2, 2)
     assert pick(torch.tensor(True), one, two) is one and pick(torch.tensor(False), one, two) is two
     assert pick(torch.tensor([[True], [False]]), one, two).tolist() == [[1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("process", [Flow(), VP(), EDM()])
+def test_the_posterior_is_bayes(process):
+    """q(x_s | x_t, x_0) by the product of two Gaussians, from the joint of x_s and x_t given x_0."""
+    x0, x = torch.randn(2, 4, 3, dtype=torch.float64)
+    t, s = 0.7 * process.t_max, 0.3 * process.t_max
+    now, to = process.at(t, x), process.at(s, x)
+    A = now.a / to.a
+    precision = A**2 / (now.s**2 - A**2 * to.s**2) + 1 / to.s**2
+    want = (A / (now.s**2 - A**2 * to.s**2) * x + to.a * x0 / to.s**2) / precision
+    mean, std = process.posterior(x, x0, t, s)
+    assert torch.allclose(mean, want, rtol=1e-9) and torch.allclose(std, precision**-0.5, rtol=1e-9)
+    rows, spread = process.posterior(x, x0, torch.full((4,), t), torch.tensor([s, s, s, 0.0]))
+    assert torch.allclose(rows[:3], want[:3], rtol=1e-5) and torch.allclose(rows[3], x0[3]) and spread[3] == 0

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ornstein.core.clock import Clock
 from ornstein.core.record import Record, write_atomic
 
 
@@ -12,9 +13,9 @@ def test_skipped_share_and_json(tmp_path):
     record, site = Record(steps=4), SimpleNamespace(name="blocks.0", grain="block")
     assert record.skipped() == 0.0
     for k in range(4):
-        record.asked(site, None)
+        record.asked(site, Clock())
         if k == 0:
-            record.computed(site, None)
+            record.computed(site, Clock())
     assert record.skipped() == 0.75 and record.finish().seconds > 0
     record.facts["odd"] = object()  # written as text, never a crash
     data = json.loads(record.write(tmp_path / "run.json").read_text())

@@ -294,7 +294,7 @@ def test_memory_is_keyed_by_branch_and_by_samples(net):
         answers[branch, ids] = ask(net, branch, 0, run, ids, x * scale)
     for (branch, ids), answer in answers.items():  # in odd steps the blocks come from memory; x no longer matters
         assert torch.equal(ask(net, branch, 1, run, ids, x * 9), answer)
-    assert {k[1:] for k in run.memories} == {("cond", (0, 1)), ("uncond", (0, 1)), ("cond", (2, 3))}
+    assert {k[1:3] for k in run.memories} == {("cond", (0, 1)), ("uncond", (0, 1)), ("cond", (2, 3))}
     assert not torch.equal(
         ask(net, "cond", 1, Run(), (0, 1), x * 9), answers["cond", (0, 1)]
     )  # another run knows nothing
@@ -575,3 +575,80 @@ def test_an_answer_without_the_sites_streams_is_refused(net):
     with pytest.raises(OrnsteinError, match="'blocks.0' was skipped before it was ever computed, with the streams y"):
         ask(net)
     detach()
+
+
+# ----------------------------------------------------------------------------------------------- rows, networks, gradients
+
+
+def test_sites_inside_are_asked_about_the_rows_that_are_computed(net):
+    """A block that computes two of three rows: what sits within sees their ids and their memory, and the record the share."""
+    inner = Plugin("branch", names=("blocks.1.attn",))
+
+    class Two(Plugin):
+        def around(self, site, clock, streams, run, memory):
+            kept = dict(streams)
+            some = run(streams, torch.tensor([2, 0]))
+            return {k: kept[k].index_copy(0, torch.tensor([2, 0]), v) for k, v in some.items()}
+
+    run, detach = Run(), attach(net, [Two("block", names=("blocks.1",)), inner])
+    ask(net, ids=(5, 6, 7), run=run)
+    detach()
+    (_, clock, streams), *rest = inner.seen
+    assert not rest and clock.ids == (7, 5) and clock.share == pytest.approx(2 / 3)
+    assert len(next(iter(streams.values()))) == 2
+    assert run.record.computed_at["blocks.1/block"] == pytest.approx(2 / 3)
+    assert run.record.asked_at["blocks.1.attn/branch"] == pytest.approx(2 / 3)
+    assert _CLOCK.get() is None
+
+
+def test_one_plugin_on_two_networks_has_two_memories(net):
+    other, plugin, run = make(), Plugin("block", names=("blocks.0",)), Run()
+    detach = [attach(net, plugin), attach(other, plugin)]
+    ask(net, run=run)
+    ask(other, run=run)
+    for d in detach:
+        d()
+    assert len(run.memories) == 2 and len({id(m) for m in run.memories.values()}) == 2
+
+
+def test_memories_of_windows_do_not_outlive_a_resampling(net):
+    run, plugin = Run(), Plugin("block")
+    for ids in ((0, 1), ((0, 3), (1, 3)), (8, 9)):
+        run.memory(plugin, Clock(ids=ids))["x"] = torch.arange(2)
+    run.gather(torch.tensor([1, 1]), (0, 1), ((1, 0, 0), (1, 0, 1)))
+    left = {k[2]: m for k, m in run.memories.items()}
+    assert set(left) == {((1, 0, 0), (1, 0, 1)), (8, 9)}
+    assert left[(1, 0, 0), (1, 0, 1)]["x"].tolist() == [1, 1]
+    run.forget((8, 9))
+    assert len(run.memories) == 1
+
+
+def test_attention_hands_out_positions_and_log_sum_exp(net):
+    plain, seen = ask(net), []
+
+    class Looks(Plugin):
+        def around(self, site, clock, streams, run, memory):
+            got = run({**streams, "lse": None})
+            seen.append((run.bound["arguments"], got["lse"], streams))
+            return {"out": got["out"]}
+
+    detach = attach(net, Looks("attention"))
+    assert torch.allclose(ask(net), plain, atol=1e-5)
+    detach()
+    arguments, lse, streams = seen[0]
+    cos, _ = arguments["rotary"]
+    assert cos.shape[0] == streams["q"].shape[2] and lse.shape == streams["q"].shape[:3]
+    scores = streams["q"] @ streams["k"].transpose(-1, -2) * streams["q"].shape[-1] ** -0.5
+    assert torch.allclose(lse, scores.logsumexp(-1), atol=1e-5)
+
+
+def test_a_network_that_nobody_holds_is_let_go():
+    import gc
+    import weakref
+
+    network = make()
+    attach(network, Plugin("network"))
+    gone = weakref.ref(network)
+    del network
+    gc.collect()
+    assert gone() is None

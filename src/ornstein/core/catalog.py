@@ -20,8 +20,8 @@ from .errors import OrnsteinError, unknown
 __all__ = ["ROOMS", "Entry", "build", "entries", "find", "load", "parse"]
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("processes", "backbones", "codecs", "conditioning", "grids", "solvers", "guidance", "steering", "acceleration", "tiling",
-         "compression", "adapters", "losses", "editing", "restoration", "perception", "parallel", "metrics", "data",
+ROOMS = ("processes", "backbones", "codecs", "conditioning", "grids", "solvers", "guidance", "steering", "search", "acceleration",
+         "tiling", "compression", "adapters", "losses", "editing", "restoration", "perception", "parallel", "metrics", "data",
          "recipes")  # fmt: skip
 
 

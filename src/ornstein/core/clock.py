@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ class Clock:
     """The place of one network call: data that travels with it, not the name of a context.
 
     step: index of the solver's step; evaluation: calls already made within it; steps: how many there will be;
-    t: the time asked for ([] or [B]); branch: 'cond', 'uncond', ...; ids: one per row of the batch.
+    t: the time asked for ([] or [B]); branch: 'cond', 'uncond', ...; ids: one per row of the batch; share: of the batch's
+    rows that this call is about, where a plugin computes only some.
     """
 
     step: int = 0
@@ -28,6 +30,7 @@ class Clock:
     t: Tensor | float = 0.0
     branch: str = "cond"
     ids: tuple = ()
+    share: float = 1.0
 
     def at(self, branch: str) -> Clock:
         """The same moment on another branch of guidance."""
@@ -66,13 +69,20 @@ class NoiseSource:
         """Unit normal noise of the shape, type and device of `like` [B, ...] for draw number `key` (-1: the start)."""
         count = math.prod(like.shape[1:])
         half = (count + 1) // 2
-        stream = _mix(self.keys.to(like.device) + (key + 2) * 0x51633E2D)[:, None]
-        counter = torch.arange(2 * half, device=like.device) * -7046029254386353131 + 1442695040888963407
-        bits = _mix(stream + counter)
-        u = ((bits >> 11) & (2**53 - 1)).to(torch.float64).add_(0.5).mul_(2.0**-53)
+        u = self._uniform(key, 2 * half, like.device)
         radius, angle = u[:, :half].log().mul_(-2).sqrt_(), u[:, half:].mul(2 * math.pi)  # Box and Muller
         normal = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count]
         return normal.reshape(like.shape).to(like.dtype)
+
+    def uniform(self, key: int, shape: Sequence[int], device: Any = "cpu") -> Tensor:
+        """Numbers in (0, 1), float64 [B, *shape], for draw number `key`; do not use a number for both kinds of draw."""
+        return self._uniform(key, math.prod(shape), device).reshape(len(self.keys), *shape)
+
+    def _uniform(self, key: int, count: int, device: Any) -> Tensor:
+        stream = _mix(self.keys.to(device) + (key + 2) * 0x51633E2D)[:, None]
+        counter = torch.arange(count, device=device) * -7046029254386353131 + 1442695040888963407
+        bits = _mix(stream + counter)
+        return ((bits >> 11) & (2**53 - 1)).to(torch.float64).add_(0.5).mul_(2.0**-53)
 
     def gather(self, index: Tensor) -> NoiseSource:
         """The streams of the chosen rows, in order: for sub-batches. Two picks of one row share a stream."""

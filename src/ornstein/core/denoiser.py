@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .clock import Clock
 from .errors import OrnsteinError, unknown
-from .prediction import KINDS, Output, Prediction
+from .prediction import DISCRETE, KINDS, Output, Prediction
 from .process import Levels, Process
 from .seam import calling
 
@@ -23,6 +23,9 @@ TIMES: dict[str, Callable[[Levels], Tensor]] = {
     "edm": lambda L: L.sigma.log() / 4,  # Karras et al. 2022, table 1
     "t": lambda L: L.t,
 }
+
+
+ENDPOINT = "endpoint"  # the condition that is y of the process, [B, ...] like x
 
 
 class Denoises(Protocol):
@@ -37,7 +40,8 @@ class Denoises(Protocol):
 class Denoiser:
     """backbone(x, time, cond) -> Tensor or Output, read as `predicts`.
 
-    x: [B, ...]; t: [] or [B] (or leading axes); cond: dict of tensors [B, ...] or None.
+    x: [B, ...]; t: [] or [B] (or leading axes); cond: dict of tensors [B, ...] or None. A condition named 'endpoint' is
+    the process's y: x is then the sample less b y, and the network sees the sum.
     """
 
     backbone: Callable
@@ -48,8 +52,8 @@ class Denoiser:
     null: Callable[[Any, int], Any] | None = None  # (cond, batch) -> the unconditional condition
 
     def __post_init__(self) -> None:
-        if self.predicts not in (*KINDS, "edm"):
-            raise unknown("prediction kind", self.predicts, (*KINDS, "edm"))
+        if self.predicts not in (*KINDS, DISCRETE, "edm"):
+            raise unknown("prediction kind", self.predicts, (*KINDS, DISCRETE, "edm"))
         if isinstance(self.time, str) and self.time not in TIMES:
             raise unknown("time embedding", self.time, TIMES)
 
@@ -64,10 +68,15 @@ class Denoiser:
             told = told.flatten(1)  # [B or 1, K]; K > 1 where the time differs by frame or token
             told = (told[:, 0] if told.shape[1] == 1 else told).expand(len(x), *told.shape[1:][told.shape[1] == 1 :])
         skip, scale, inner = self._precondition(L)
+        y, seen = cond.get(ENDPOINT) if isinstance(cond, dict) else None, x
+        if y is not None:
+            seen, cond = x + L.b * y, {k: v for k, v in cond.items() if k != ENDPOINT}
         with calling(clock):
-            answer = self.backbone(x if inner is None else inner * x, told, cond, **({"taps": taps} if taps else {}))
+            answer = self.backbone(seen if inner is None else inner * seen, told, cond, **({"taps": taps} if taps else {}))
         out = answer if isinstance(answer, Output) else Output(answer)
-        value = out.value.to(x.dtype)
+        value = out.value.to(x.dtype) if x.is_floating_point() else out.value
+        if y is not None and self.predicts == "velocity":
+            value = value - L.db * y
         if skip is None:
             return Prediction(x, L, self.predicts, value, out)
         return Prediction(x, L, "x0", skip * x + scale * value, out)
@@ -85,7 +94,8 @@ class Denoiser:
         if self.null is None:
             what = "this denoiser has no unconditional condition"
             raise OrnsteinError(what, "Give Denoiser(null=...), or drop the guidance.")
-        return self.null(cond, batch)
+        null = self.null(cond, batch)
+        return {**null, ENDPOINT: cond[ENDPOINT]} if isinstance(cond, dict) and ENDPOINT in cond else null
 
 
 class Guidance(Protocol):

@@ -54,10 +54,12 @@ class State:
         for i in index.tolist():
             ids.append((self.ids[i], generation, seen[i]))
             seen[i] += 1
-        noise = self.noise.fork(index, generation)
-        memory = gather(self.memory, index, n)
-        return replace(self, x=self.x[index], ids=tuple(ids), noise=noise, cond=gather(self.cond, index, n), taken=index,
-                       memory=memory | {"noise": noise} if isinstance(memory, dict) and "noise" in memory else memory)  # fmt: skip
+        def fork(node: Any) -> NoiseSource | None:
+            return node.fork(index, generation) if isinstance(node, NoiseSource) else None
+
+        memory = gather(self.memory, index, n, special=fork)  # wherever in its memory a solver keeps its noise
+        return replace(self, x=self.x[index], ids=tuple(ids), noise=fork(self.noise), cond=gather(self.cond, index, n),
+                       taken=index, memory=memory)  # fmt: skip
 
 
 class Controller:

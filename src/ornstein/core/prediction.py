@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import unknown
+from .errors import OrnsteinError, unknown
 from .process import Levels, pick
 
 __all__ = ["KINDS", "Output", "Prediction"]
 
 KINDS = ("x0", "noise", "velocity", "v", "score")
+DISCRETE = "logits"  # of the clean token, [B, ..., K]: what a network says about a discrete process
 
 
 @dataclass
@@ -33,14 +34,15 @@ class Prediction:
     """One given quantity about x_t; x0, noise, velocity (dx/dt), v (= a noise - s x0) and score follow from it lazily.
 
     x: the sample [B, ...]; levels: broadcast over it; value: of the given kind, same shape as x. Where the process has an
-    end point y, x must come with b y taken off. `output` keeps the backbone's whole answer.
+    end point y, x must come with b y taken off. `output` keeps the backbone's whole answer. For a discrete process x are
+    tokens and the one kind is logits.
     """
 
     __slots__ = ("_known", "kind", "levels", "output", "x")
 
     def __init__(self, x: Tensor, levels: Levels, kind: str, value: Tensor, output: Output | None = None) -> None:
-        if kind not in KINDS:
-            raise unknown("prediction kind", kind, KINDS)
+        if kind not in (*KINDS, DISCRETE):
+            raise unknown("prediction kind", kind, (*KINDS, DISCRETE))
         self.x, self.levels, self.kind, self.output = x, levels, kind, output
         self._known: dict[str, Tensor] = {kind: value}
 
@@ -55,7 +57,10 @@ class Prediction:
 
     def get(self, kind: str) -> Tensor:
         """x0, noise, velocity, v or score, each [B, ...]."""
-        if kind not in KINDS:
+        if kind not in self._known and (kind == DISCRETE) != (self.kind == DISCRETE):
+            raise OrnsteinError(f"the network says {self.kind}, from which {kind} does not follow",
+                                "Logits are for discrete processes and their solvers.")  # fmt: skip
+        if kind not in (*KINDS, DISCRETE):
             raise unknown("prediction kind", kind, KINDS)
         if kind not in self._known:
             self._known[kind] = getattr(self, f"_{kind}")()
@@ -66,6 +71,7 @@ class Prediction:
     velocity = property(lambda self: self.get("velocity"))
     v = property(lambda self: self.get("v"))
     score = property(lambda self: self.get("score"))
+    logits = property(lambda self: self.get("logits"))
 
     def _x0(self) -> Tensor:
         L, x = self.levels, self.x

@@ -66,8 +66,11 @@ def pick(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 
 
 class Process(ABC):
-    """A forward process. A subclass gives the scalar functions `coefficients` and `time`; nothing else is overridden
-    except, for processes with an end point y, `prior`."""
+    """A forward process. A subclass gives the scalar functions `coefficients` and `time`; nothing else is overridden.
+
+    Where there is an end point y, z = x - b(t) y follows the same process without one, and is what solvers and loop carry:
+    every solver runs on a bridge as it is. A Denoiser adds b y, found in its condition as 'endpoint', for the network.
+    """
 
     t_min: float = 1e-3  # smallest time at which the network is asked
     t_max: float = 1.0  # the prior's time
@@ -93,6 +96,16 @@ class Process(ABC):
         L = self.at(t, x0)
         x = L.a * x0 + L.s * noise
         return x if y is None else x + L.b * y
+
+    def posterior(self, x: Tensor, x0: Tensor, t: Tensor | float, s: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(x_s | x_t, x_0) for s < t, each broadcast to x; b y taken off of x.
+
+        With q(x_t | x_s) = N(A x_s, B), A = a_t/a_s and B = s_t^2 - A^2 s_s^2.
+        """
+        now, to = self.at(t, x), self.at(s, x)
+        A = now.a / to.a
+        B = (now.s**2 - A**2 * to.s**2).clamp_min(0)
+        return (A * to.s**2 * x + to.a * B * x0) / now.s**2, B.sqrt() * to.s / now.s
 
     def prior(self, noise: Tensor, y: Tensor | None = None) -> Tensor:
         """The start of sampling from unit noise: s(t_max) noise + b(t_max) y."""

@@ -30,11 +30,10 @@ class Record:
     began: float = field(default_factory=time.perf_counter)
 
     def asked(self, site: Any, clock: Any) -> None:
-        self.asked_at[f"{site.name}/{site.grain}"] += 1
+        self.asked_at[f"{site.name}/{site.grain}"] += clock.share
 
-    def computed(self, site: Any, clock: Any, share: float = 1.0) -> None:
-        """share: of the rows of the batch."""
-        self.computed_at[f"{site.name}/{site.grain}"] += share
+    def computed(self, site: Any, clock: Any) -> None:
+        self.computed_at[f"{site.name}/{site.grain}"] += clock.share
 
     def finish(self) -> Record:
         self.seconds = time.perf_counter() - self.began
@@ -46,11 +45,13 @@ class Record:
         return 1 - sum(self.computed_at.values()) / asked if asked else 0.0
 
     def as_dict(self) -> dict[str, Any]:
+        from ornstein import __version__
+
         memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
         return {
             "steps": self.steps, "calls": dict(self.calls), "asked": dict(self.asked_at),
             "computed": dict(self.computed_at), "skipped": round(self.skipped(), 4), "seconds": round(self.seconds, 4),
-            "peak_bytes": memory, "facts": self.facts, "torch": torch.__version__,
+            "peak_bytes": memory, "facts": self.facts, "ornstein": __version__, "torch": torch.__version__,
             "python": sys.version.split()[0], "machine": platform.machine(), "threads": torch.get_num_threads(),
         }  # fmt: skip
 

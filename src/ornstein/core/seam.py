@@ -57,25 +57,36 @@ class Run:
         self.scope = scope
         self.record = record or Record()
 
-    def memory(self, plugin: Plugin, clock: Clock) -> Any:
-        key = (id(plugin), clock.branch, clock.ids)
+    def memory(self, plugin: Plugin, clock: Clock, network: int = 0) -> Any:
+        """What a plugin remembers of these rows on this branch of this network (a mark of its seam)."""
+        key = (id(plugin), clock.branch, clock.ids, network)
         if key not in self.memories:
             self.memories[key] = plugin.start()
         return self.memories[key]
 
     def gather(self, index: Tensor, before: tuple, after: tuple) -> None:
-        """Follow a resampling: rows `index` of the batch `before` are now the batch `after`."""
-        for key in [k for k in self.memories if k[2] == before]:
-            self.memories[(*key[:2], after)] = gather(self.memories.pop(key), index, len(before))
+        """Follow a resampling: rows `index` of the batch `before` are now the batch `after`. What was remembered of parts
+        of the batch, or of its windows, is dropped."""
+        known = set(before)
+        for key in [k for k in self.memories if _about(k[2], known)]:
+            memory = self.memories.pop(key)
+            if key[2] == before:
+                self.memories[(*key[:2], after, key[3])] = gather(memory, index, len(before))
 
     def forget(self, ids: tuple) -> None:
         """Drop what plugins remember of one batch: its trajectory is over, or begins anew."""
-        for key in [k for k in self.memories if k[2] == ids]:
+        known = set(ids)
+        for key in [k for k in self.memories if _about(k[2], known)]:
             del self.memories[key]
 
     def clear(self) -> None:
         """Forget everything: after a rewind, what plugins remember is of another trajectory."""
         self.memories.clear()
+
+
+def _about(ids: tuple, known: set) -> bool:
+    """Whether some rows are of the batch: as they are, or as parts of one ((id, window), ...)."""
+    return any(i in known or (isinstance(i, tuple) and i[0] in known) for i in ids)
 
 
 _RUN: ContextVar[Run | None] = ContextVar("ornstein_run", default=None)
@@ -111,42 +122,49 @@ def calling(clock: Clock | None) -> _Setting:
     return _Setting(_CLOCK, clock)
 
 
-def gather(tree: Any, index: Tensor, batch: int, rank: int = 1) -> Any:
-    """Rows `index` of every tensor of at least `rank` axes whose first is `batch`, in a nest of containers and dataclasses."""
+def gather(tree: Any, index: Tensor, batch: int, rank: int = 1, special: Callable[[Any], Any] | None = None) -> Any:
+    """Rows `index` of every tensor of at least `rank` axes whose first is `batch`, in a nest of containers and dataclasses.
+    special: takes a node and hands back what shall stand in its place, or None to go on into it."""
+    if special is not None and (instead := special(tree)) is not None:
+        return instead
     if isinstance(tree, Tensor):
         return tree[index.to(tree.device)] if tree.ndim >= rank and tree.shape[0] == batch else tree
     if isinstance(tree, dict):
-        return {k: gather(v, index, batch, rank) for k, v in tree.items()}
+        return {k: gather(v, index, batch, rank, special) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return type(tree)(gather(v, index, batch, rank) for v in tree)
+        return type(tree)(gather(v, index, batch, rank, special) for v in tree)
     if is_dataclass(tree) and not isinstance(tree, type):
-        return replace(tree, **{k: gather(v, index, batch, rank) for k, v in vars(tree).items()})
+        return replace(tree, **{k: gather(v, index, batch, rank, special) for k, v in vars(tree).items()})
     return tree
 
 
 class Call:
     """The computation of a site, bound to its other arguments (`bound`, by name). Calling it runs what lies inside."""
 
-    __slots__ = ("bound", "clock", "depth", "inner", "plugins", "run", "share", "site")
+    __slots__ = ("bound", "clock", "depth", "inner", "network", "plugins", "run", "site")
 
-    def __init__(self, site: Site, clock: Clock, run: Run, plugins: tuple, bound: dict, inner: Callable, depth: int = 0,
-                 share: float = 1.0) -> None:  # fmt: skip
+    def __init__(self, site: Site, clock: Clock, run: Run, plugins: tuple, bound: dict, inner: Callable, network: int,
+                 depth: int = 0) -> None:  # fmt: skip
         self.site, self.clock, self.run, self.plugins, self.bound, self.inner = site, clock, run, plugins, bound, inner
-        self.depth, self.share = depth, share  # share: of the rows that are left
+        self.network, self.depth = network, depth
 
     def __call__(self, streams: Streams, rows: Tensor | None = None) -> Streams:
-        share = self.share
-        if rows is not None:
-            batch = next(len(v) for v in streams.values() if isinstance(v, Tensor))
-            streams, bound = _rows(streams, rows, batch), _rows(self.bound, rows, batch)
-            share *= len(rows) / batch
-        else:
-            bound = self.bound
+        clock, bound = self.clock, self.bound
+        if rows is None:
+            return self._next(streams, clock, bound)
+        batch = next(len(v) for v in streams.values() if isinstance(v, Tensor))
+        streams, bound = _rows(streams, rows, batch), _rows(bound, rows, batch)
+        ids = tuple(clock.ids[i] for i in rows.tolist()) if len(clock.ids) == batch else clock.ids
+        clock = replace(clock, ids=ids, t=gather(clock.t, rows, batch), share=clock.share * len(rows) / batch)
+        with _Setting(_CLOCK, clock):  # the sites inside are asked about these rows alone
+            return self._next(streams, clock, bound)
+
+    def _next(self, streams: Streams, clock: Clock, bound: dict) -> Streams:
         if self.depth < len(self.plugins):
             plugin = self.plugins[self.depth]
-            nxt = Call(self.site, self.clock, self.run, self.plugins, bound, self.inner, self.depth + 1, share)
-            return plugin.around(self.site, self.clock, streams, nxt, self.run.memory(plugin, self.clock))
-        self.run.record.computed(self.site, self.clock, share)
+            nxt = Call(self.site, clock, self.run, self.plugins, bound, self.inner, self.network, self.depth + 1)
+            return plugin.around(self.site, clock, streams, nxt, self.run.memory(plugin, clock, self.network))
+        self.run.record.computed(self.site, clock)
         return self.inner({**bound, **streams})
 
 
@@ -165,7 +183,7 @@ class Seam:
         self.model = weakref.ref(model)
         self.lock = threading.Lock()
         self.owners: list[tuple[Plugin, tuple[Site, ...], object]] = []
-        self.wrapped: dict[str, tuple[nn.Module, Any]] = {}
+        self.wrapped: dict[str, tuple[weakref.ref, Any]] = {}
         self.packs: dict[str, dict[tuple, Callable]] = {}  # site -> kind and names of an answer -> how to give it
 
     def plugins(self, site: Site) -> tuple[tuple[Plugin, object], ...]:
@@ -191,13 +209,16 @@ class Seam:
         wrapped = {}
         for name, sites in by_module.items():
             module = self.model().get_submodule(name)
-            _, before = wrapped[name] = self.wrapped.get(name) or (module, module.__dict__.get("forward"))
+            _, before = wrapped[name] = self.wrapped.get(name) or (weakref.ref(module), module.__dict__.get("forward"))
             forward = before or MethodType(type(module).forward, module)
             for site in sorted(sites, key=lambda s: s.grain != "attention"):  # attention innermost
                 around = _around_attention if site.grain == "attention" else _around
-                forward = _Wrapped(module, forward, around(forward, site, self.plugins(site), self.packs.setdefault(name, {})))
+                call = around(forward, site, self.plugins(site), self.packs.setdefault(name, {}), id(self))
+                forward = _Wrapped(module, forward, call)
             module.forward = forward  # at once: a run on another thread meets the old one or the new one, never none
-        for module, before in (v for name, v in self.wrapped.items() if name not in wrapped):
+        for reference, before in (v for name, v in self.wrapped.items() if name not in wrapped):
+            if (module := reference()) is None:
+                continue
             module.__dict__.pop("forward", None)
             module.__dict__.update({"forward": before} if before else {})
         self.wrapped = wrapped
@@ -227,7 +248,7 @@ class _Wrapped:
         return MethodType(type(self.module).forward, memo[id(self.module)])
 
 
-def _around(forward: Callable, site: Site, plugins: tuple, packs: dict[tuple, Callable]) -> Callable:
+def _around(forward: Callable, site: Site, plugins: tuple, packs: dict[tuple, Callable], network: int) -> Callable:
     names = [p.name for p in inspect.signature(forward).parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
     outputs = {len(group): group for group in site.streams}
     residual = {n for group in site.streams for n in group} & set(names) or {names[0]}
@@ -248,7 +269,7 @@ def _around(forward: Callable, site: Site, plugins: tuple, packs: dict[tuple, Ca
             return streams
 
         run.record.asked(site, clock)
-        answer = Call(site, clock, run, live, bound, compute)(streams)
+        answer = Call(site, clock, run, live, bound, compute, network)(streams)
         pack = packs.get((kind, *_present(answer)))
         return pack(answer) if pack else _packed(answer, site, "return_dict" in names)
 
@@ -290,11 +311,16 @@ def _unpack(result: Any, names: Mapping[int, tuple[str, ...]]) -> tuple[Streams,
 
 
 class _Intercept(TorchFunctionMode):
-    """Hands every scaled-dot-product attention inside a module to the plugins as q, k, v, mask [B, heads, N, d]."""
+    """Hands every scaled-dot-product attention inside a module to the plugins as q, k, v, mask [B, heads, N, d].
 
-    def __init__(self, site: Site, plugins: tuple, run: Run, clock: Clock) -> None:
+    run.bound has the module's other arguments under 'arguments' (rotary tables and positions among them). A plugin that
+    hands on a stream 'lse' of None gets the log-sum-exp of the scores [B, heads, N] with the answer, from the un-fused path.
+    """
+
+    def __init__(self, site: Site, plugins: tuple, run: Run, clock: Clock, network: int, arguments: dict) -> None:
         super().__init__()
         self.site, self.plugins, self.run, self.clock, self.seen = site, plugins, run, clock, 0
+        self.network, self.arguments = network, arguments
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -310,19 +336,26 @@ class _Intercept(TorchFunctionMode):
 
         def attend(bound: dict[str, Any]) -> Streams:
             q, k, v, mask = (bound.pop(n) for n in names[:4])
+            del bound["arguments"]
+            if "lse" in bound:
+                return dict(zip(("out", "lse"), attention_lse(q, k, v, mask)))
             return {"out": func(q, k, v, attn_mask=mask, **bound)}
 
         self.run.record.asked(site, self.clock)
-        return Call(site, self.clock, self.run, self.plugins, given, attend)(streams)["out"]
+        given["arguments"] = self.arguments
+        return Call(site, self.clock, self.run, self.plugins, given, attend, self.network)(streams)["out"]
 
 
-def _around_attention(forward: Callable, site: Site, plugins: tuple, packs: dict[tuple, Callable]) -> Callable:
+def _around_attention(forward: Callable, site: Site, plugins: tuple, packs: dict[tuple, Callable],
+                      network: int) -> Callable:  # fmt: skip
+    names = list(inspect.signature(forward).parameters)
+
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         run, clock = _RUN.get(), _CLOCK.get()
         live = _active(run, clock, plugins)
         if not live:
             return forward(*args, **kwargs)
-        with _Intercept(site, live, run, clock) as intercept:
+        with _Intercept(site, live, run, clock, network, {**dict(zip(names, args)), **kwargs}) as intercept:
             result = forward(*args, **kwargs)
         if not intercept.seen:
             raise OrnsteinError(f"the attention at '{site.name}' is not torch's scaled_dot_product_attention",

@@ -17,10 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ornstein.core import catalog
 from ornstein.core.clock import Clock
 from ornstein.core.denoiser import Denoises
 from ornstein.core.errors import OrnsteinError
+from ornstein.core.loop import sample
 from ornstein.core.process import grid
+from ornstein.core.seam import Run, running
 
 __all__ = ["Inversion"]
 
@@ -46,8 +49,14 @@ class Inversion:
         return times[len(times) - 1 - kept :]
 
     @torch.no_grad()
-    def invert(self, denoiser: Denoises, x: Tensor, cond: Any = None, ids: Sequence | None = None) -> Tensor:
-        """x: data [B, ...] -> the latent at the top of `times`, same shape."""
+    def invert(self, denoiser: Denoises, x: Tensor, cond: Any = None, ids: Sequence | None = None,
+               run: Run | None = None) -> Tensor:  # fmt: skip
+        """x: data [B, ...] -> the latent at the top of `times`, same shape. run: collects record and plugin memories."""
+        with running(run or Run()) as run:
+            run.forget(tuple(range(len(x)) if ids is None else ids))
+            return self._invert(denoiser, x, cond, ids)
+
+    def _invert(self, denoiser: Denoises, x: Tensor, cond: Any, ids: Sequence | None) -> Tensor:
         process, times = denoiser.process, self.times(denoiser, x)
         ids = tuple(range(len(x))) if ids is None else tuple(ids)
         for k in range(len(times) - 1, 0, -1):
@@ -63,16 +72,13 @@ class Inversion:
             x = guess
         return x
 
-    @torch.no_grad()
-    def generate(self, denoiser: Denoises, x: Tensor, cond: Any = None, ids: Sequence | None = None) -> Tensor:
+    def generate(self, denoiser: Denoises, x: Tensor, cond: Any = None, ids: Sequence | None = None,
+                 run: Run | None = None) -> Tensor:  # fmt: skip
         """The latent at the top of `times` [B, ...] -> data, by DDIM."""
-        process, times = denoiser.process, self.times(denoiser, x)
-        ids = tuple(range(len(x))) if ids is None else tuple(ids)
-        for k in range(len(times) - 1):
-            said = denoiser(x, times[k], cond, Clock(k, 0, len(times) - 1, times[k], "cond", ids))
-            to = process.at(times[k + 1], x)
-            x = to.a * said.x0 + to.s * said.noise
-        return x
+        times = self.times(denoiser, x).tolist()
+        if len(times) == 1:
+            return x
+        return sample(denoiser, x, catalog.build("solvers", "ddim"), rule=times, cond=cond, ids=ids, run=run)
 
     def edit(self, denoiser: Denoises, x: Tensor, source: Any, target: Any, ids: Sequence | None = None) -> Tensor:
         """Data [B, ...] that was `source` as `target` would have it; source = target gives x back, up to inversion's

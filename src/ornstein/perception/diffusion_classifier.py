@@ -18,7 +18,7 @@ from torch import Tensor
 from ornstein.core.clock import Clock, NoiseSource
 from ornstein.core.denoiser import Denoises
 from ornstein.core.errors import OrnsteinError, unknown
-from ornstein.core.seam import gather
+from ornstein.core.seam import Run, gather, running
 
 __all__ = ["DiffusionClassifier", "Verdicts"]
 
@@ -53,11 +53,14 @@ class DiffusionClassifier:
             )
 
     @torch.no_grad()
-    def __call__(
-        self, denoiser: Denoises, x: Tensor, conditions: dict[str, Tensor], ids: Sequence[int] | None = None
-    ) -> Verdicts:
-        """x: data [B, ...]; conditions: tensors of J rows, one per candidate; all candidates are tried on each
-        sample."""
+    def __call__(self, denoiser: Denoises, x: Tensor, conditions: dict[str, Tensor], ids: Sequence[int] | None = None,
+                 run: Run | None = None) -> Verdicts:  # fmt: skip
+        """x: data [B, ...]; conditions: tensors of J rows, one per candidate; all candidates are tried on each sample.
+        run: collects the record and what plugins remember."""
+        with running(run or Run()):
+            return self._judge(denoiser, x, conditions, ids)
+
+    def _judge(self, denoiser: Denoises, x: Tensor, conditions: dict[str, Tensor], ids: Sequence[int] | None) -> Verdicts:
         many, ids = len(next(iter(conditions.values()))), tuple(range(len(x))) if ids is None else tuple(ids)
         times, left = self._times(denoiser), torch.arange(many, device=x.device).expand(len(x), many)
         total = torch.zeros(len(x), many, dtype=torch.float64, device=x.device)
