@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from ornstein import __version__
 from ornstein.core import catalog
 from ornstein.core.denoiser import Denoiser, guide
 from ornstein.core.effects import order
@@ -115,9 +116,10 @@ class Model:
                 pictures.append(self.pictures(out[-1]))
                 run.clear()
         x = torch.cat(out).cpu()
-        run.record.facts |= {"model": self.name, "seed": seed, "samples": len(prompts), "solver": plan.solver,
-                             "guidance": list(plan.guidance), "accelerate": list(plan.accelerate),
-                             "compress": list(plan.compress), "dtype": plan.dtype}  # fmt: skip
+        run.record.facts |= {"ornstein": __version__, "model": self.name, "seed": seed, "samples": len(prompts),
+                             "solver": plan.solver, "grid": plan.grid, "guidance": list(plan.guidance),
+                             "accelerate": list(plan.accelerate), "compress": list(plan.compress),
+                             "dtype": plan.dtype}  # fmt: skip
         return Generated(np.concatenate(pictures), x, prompts, run.record, plan)
 
     def _compressed(self, plan: Plan) -> Denoiser:

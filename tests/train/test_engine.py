@@ -12,6 +12,7 @@ from tiny_training import rows, tensors, tiny
 from torch import nn
 
 from ornstein.core.errors import OrnsteinError
+from ornstein.model import create
 from ornstein.train import Engine, Settings, _fastest, fit
 
 
@@ -264,3 +265,27 @@ def test_a_network_with_an_adapter_on_it_is_refused():
     catalog.build("adapters", "lora:rank=2")(training.model.backbone)
     with pytest.raises(OrnsteinError, match="carries hooks"):
         Engine(training)
+
+
+def test_a_latent_model_is_trained_on_what_its_codec_makes_of_pictures(tmp_path):
+    class Halves:
+        """A codec that stands for a trained one: 8 x 8 pictures to 4 x 4 latents by means."""
+
+        def encode(self, x):
+            return torch.nn.functional.avg_pool2d(x, 2)
+
+        def decode(self, z):
+            return z.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    pixels = tiny()
+    model = create(pixels.model.config | {"shape": [1, 4, 4]}, "latent")
+    data = pixels.data
+    latent = replace(pixels, model=replace(model, codec=Halves()), held_out=None,
+                     data=lambda i: {("images" if k == "x0" else k): v for k, v in data(i).items()})  # fmt: skip
+    batch, _ = Engine(latent).batch()
+    same, _ = Engine(pixels).batch()
+    assert batch["x0"].shape == batch["noise"].shape == (16, 1, 4, 4) and "images" not in batch
+    assert torch.equal(batch["x0"], Halves().encode(same["x0"]))
+    assert fit(latent, tmp_path).shape == (1, 4, 4)
+    with pytest.raises(OrnsteinError, match="the batch has 'images' but the model has no codec"):
+        Engine(replace(latent, model=replace(model, codec=None))).batch()

@@ -21,19 +21,19 @@ __all__ = ["Artefact", "describe"]
 
 
 def describe(denoiser: Any, grid: str = "", shape: Sequence[int] = ()) -> dict[str, str]:
-    """What is calibrated for. denoiser: also guided or a Model; its model is '' if no network; shape: of one sample."""
+    """What is calibrated for. denoiser: also guided, or a Model; '' is the model of one without a network."""
     rules, inner = [], denoiser
     while hasattr(inner, "denoiser"):
         rules += [re.sub(r" at 0x\w+", "", repr(inner.rule))] if hasattr(inner, "rule") else []
         inner = inner.denoiser
-    network = getattr(inner, "backbone", inner)
-    return {"model": fingerprint(network) if isinstance(network, nn.Module) else "", "process": repr(inner.process),
+    net = getattr(inner, "backbone", None)
+    return {"model": fingerprint(net) if isinstance(net, nn.Module) else "", "process": repr(inner.process),
             "guidance": ", ".join(reversed(rules)), "grid": grid, "shape": "x".join(map(str, shape))}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Artefact:
-    """kind: 'dpmsolver_v3', ...; arrays: named numbers; settings: JSON values; made_for: what `describe` said."""
+    """kind: the part that reads it; arrays: named tensors; settings: JSON values; made_for: what `describe` said."""
 
     kind: str
     arrays: Mapping[str, Tensor]
@@ -41,16 +41,13 @@ class Artefact:
     made_for: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> Path:
-        try:
-            head = json.dumps({"kind": self.kind, "settings": self.settings, "made_for": self.made_for})
-        except TypeError as error:
-            raise OrnsteinError(f"the settings of '{self.kind}' are not JSON: {error}", "Put tensors in arrays.") from error
+        head = json.dumps({"kind": self.kind, "settings": self.settings, "made_for": self.made_for})
         arrays = {k: v.detach().cpu().contiguous().clone() for k, v in self.arrays.items()}
         return write_atomic(path, to_bytes(arrays, metadata={"artefact": head}))
 
     @classmethod
     def load(cls, path: str | Path, kind: str) -> Artefact:
-        """Read a file of that kind. A missing, truncated or foreign one, or another kind: OrnsteinError."""
+        """Read a file of that kind. A missing, truncated or foreign one, or one of another kind: OrnsteinError."""
         if not Path(path).is_file():
             raise OrnsteinError(f"there is no file of '{kind}' at {path}", "Calibrate it on the model and save it there.")
         try:
@@ -63,15 +60,12 @@ class Artefact:
             raise OrnsteinError(f"{path} holds '{found.kind}', not '{kind}'", "Give the file calibrated for this part.")
         return found
 
-    def check(self, denoiser: Any = None, process: Any = None, grid: str | None = None,
-              shape: Sequence[int] | None = None) -> Artefact:  # fmt: skip
-        """This artefact, if made for what is given here (None: not asked); else OrnsteinError."""
-        now = describe(denoiser) if denoiser is not None else {}
-        now |= {"process": repr(process)} if process is not None else {}
+    def check(self, denoiser: Any = None, process: Any = None, grid: Any = None, shape: Any = None) -> Artefact:
+        """This artefact, if it was made for what is given (None: not asked); else OrnsteinError."""
+        now = ({} if denoiser is None else describe(denoiser)) | ({} if process is None else {"process": repr(process)})
         now |= {"grid": grid, "shape": None if shape is None else "x".join(map(str, shape))}
         for what, mine in now.items():
-            made = self.made_for.get(what, "")
-            if mine is not None and mine != made:
-                raise OrnsteinError(f"this '{self.kind}' was calibrated for {what} '{made}', not for '{mine}'",
-                                    f"Calibrate it again for this {what}, or use the {what} that it names.")  # fmt: skip
+            if mine is not None and mine != (made := self.made_for.get(what, "")):
+                what_for = f"this '{self.kind}' was calibrated for {what} '{made}', not for '{mine}'"
+                raise OrnsteinError(what_for, f"Calibrate it again for this {what}, or use the {what} that it names.")
         return self

@@ -45,13 +45,11 @@ class Record:
         return 1 - sum(self.computed_at.values()) / asked if asked else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        from ornstein import __version__
-
         memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
         return {
             "steps": self.steps, "calls": dict(self.calls), "asked": dict(self.asked_at),
             "computed": dict(self.computed_at), "skipped": round(self.skipped(), 4), "seconds": round(self.seconds, 4),
-            "peak_bytes": memory, "facts": self.facts, "ornstein": __version__, "torch": torch.__version__,
+            "peak_bytes": memory, "facts": self.facts, "torch": torch.__version__,
             "python": sys.version.split()[0], "machine": platform.machine(), "threads": torch.get_num_threads(),
         }  # fmt: skip
 

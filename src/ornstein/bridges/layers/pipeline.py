@@ -32,6 +32,7 @@ SEATS: dict[str, Seat] = {
 NAMES = ("transformer", "transformer_2", "unet", "prior", "decoder")
 
 _CALLS: ContextVar[_Calls | None] = ContextVar("ornstein_pipeline_calls", default=None)
+_OPEN: ContextVar[tuple] = ContextVar("ornstein_open_calls", default=())  # settings of the network calls under way
 
 
 @dataclass
@@ -87,7 +88,6 @@ def _terms(pipe: Any) -> Terms | None:
 
 def _watch(name: str, network: nn.Module, first: bool, mark: object) -> Callable[[], None]:
     """Hooks that set the clock of each call of this network inside of the runs that carry the mark."""
-    stack: ContextVar[tuple] = ContextVar("ornstein_settings", default=())
     parameters = list(inspect.signature(type(network).forward).parameters)[1:]
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -99,12 +99,12 @@ def _watch(name: str, network: nn.Module, first: bool, mark: object) -> Callable
             told = told / calls.terms.unit(module) if calls.terms else told
             setting = calling(calls.clock(name, first, told, batch))
             setting.__enter__()
-        stack.set((*stack.get(), setting))
+        _OPEN.set((*_OPEN.get(), setting))
 
     def after(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        if stack.get():
-            *rest, setting = stack.get()
-            stack.set(tuple(rest))
+        if _OPEN.get():
+            *rest, setting = _OPEN.get()
+            _OPEN.set(tuple(rest))
             if setting is not None:
                 setting.__exit__()
 
