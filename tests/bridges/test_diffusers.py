@@ -536,3 +536,90 @@ def test_nothing_of_diffusers_is_imported_by_the_bridge():
 
     code = "import sys, ornstein.bridges.diffusers; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------------- our guidance in a pipeline's own loop
+
+
+def nothing(pipe):
+    with torch.no_grad():
+        return {"encoder_hidden_states": pipe.text_encoder(torch.tensor([[1, 2, 0, 0, 0]]))[0]}
+
+
+def test_our_guidance_in_their_loop_is_their_guidance(stable):
+    """One line: the pipeline with its own guidance off and cfg attached draws what it draws with its own."""
+    theirs, plain = prompted(stable, scale=5.0), prompted(stable, scale=1.0)
+    bridged = bridge.load(stable)
+    handle = bridged.attach(bridged.guidance("cfg:scale=5", nothing(stable)))
+    ours = prompted(stable, scale=1.0)
+    assert torch.allclose(ours, theirs, atol=1e-4) and not torch.allclose(ours, plain, atol=1e-2)
+    assert handle.record.calls["cond"] == handle.record.calls["uncond"] == 6
+    handle()
+    assert torch.equal(prompted(stable, scale=1.0), plain)
+
+
+def test_guidance_and_a_cache_in_their_loop_keep_branches_apart(stable):
+    bridged, seen = bridge.load(stable), []
+
+    class Watch:
+        effects = Effects()
+
+        def select(self, sites):
+            return [s for s in sites if s.grain == "branch"][:1]
+
+        def start(self):
+            return {"steps": []}
+
+        def around(self, site, clock, streams, run, memory):
+            memory["steps"].append(clock.step)
+            seen.append((clock.branch, memory))
+            return run(streams)
+
+    handle = bridged.attach([bridged.guidance("cfg:scale=5", nothing(stable)), Watch()])
+    prompted(stable, scale=1.0)
+    handle()
+    steps = {branch: memory["steps"] for branch, memory in seen}
+    assert steps == {"cond": [0, 1, 2, 3, 4, 5], "uncond": [0, 1, 2, 3, 4, 5]}
+
+
+def test_guidance_within_an_interval_saves_calls_in_their_loop(stable):
+    bridged = bridge.load(stable)
+    handle = bridged.attach(bridged.guidance("cfg:scale=5,interval=(0,0.5)", nothing(stable)))
+    prompted(stable, scale=1.0)
+    assert 0 < handle.record.calls["uncond"] < 6
+    handle()
+
+
+def test_guidance_of_a_network_that_also_answers_a_variance(dit):
+    def drawn(scale):
+        generator = torch.Generator().manual_seed(0)
+        return dit([1, 2], guidance_scale=scale, num_inference_steps=4, output_type="np", generator=generator).images
+
+    theirs = drawn(4.0)
+    bridged = bridge.load(dit)
+    handle = bridged.attach(bridged.guidance("cfg:scale=4", {"class_labels": torch.tensor([1000])}))
+    ours = drawn(1.0)
+    handle()
+    # their DiT pipeline guides the first three channels only
+    assert abs(ours - theirs).max() < 0.2 and handle.record.calls["uncond"] == 4
+
+
+def test_guidance_in_their_loop_refuses_what_it_cannot_do(stable):
+    bridged = bridge.load(stable)
+    for rules, null, words in (
+        ((), None, "no guidance was given"),
+        ("cfg:scale=5", {"encoder_hidden_states": torch.zeros(2, 5, 12)}, "is not one row"),
+        ("cgf", None, "Did you mean 'cfg'"),
+    ):
+        with pytest.raises(OrnsteinError, match=words):
+            bridged.guidance(rules, null)
+    misspelt = {"encoder_hidden_state": torch.zeros(1, 5, 12)}
+    for null, words in ((None, "a condition that says nothing"), (misspelt, "Did you mean 'encoder_hidden_states'")):
+        handle = bridged.attach(bridged.guidance("cfg:scale=5", null))
+        with pytest.raises(OrnsteinError, match=words):
+            prompted(stable, scale=1.0)
+        handle()
+    handle = bridged.attach(bridged.guidance("cfg:scale=5", nothing(stable)))
+    with pytest.raises(OrnsteinError, match="the pipeline guides by itself, and would be guided twice"):
+        prompted(stable, scale=3.0)
+    handle()

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ornstein.bridges.layers.guided import PipelineGuidance
 from ornstein.bridges.layers.pipeline import SEATS, Accelerated, accelerate, networks, run
 from ornstein.bridges.layers.scheduler import OrnsteinScheduler
 from ornstein.bridges.layers.terms import SchedulerProcess, Terms
@@ -93,6 +94,14 @@ class BridgedPipeline:
     def denoiser(self, *, shared: Mapping[str, Any] | None = None, null: Any = None) -> Denoiser:
         """The pipeline's network as a denoiser for ornstein's own loop: see `denoiser`."""
         return denoiser(self.network, self.pipe.scheduler, shared=shared, null=null)
+
+    def guidance(self, rules: Any, null: Mapping[str, Tensor] | None = None) -> PipelineGuidance:
+        """Guidance of ornstein as a plugin, to attach before any other: `attach([guidance('cfg:scale=5', null), ...])`.
+
+        null: the unconditional condition by the network's own names, one row each, such as {'encoder_hidden_states': ...}.
+        The pipeline is then called with its own guidance off.
+        """
+        return PipelineGuidance.of(self.pipe.scheduler, rules, null)
 
     def attach(self, plugins: Any) -> Accelerated:
         """Plugins for every later call of the pipeline: see `accelerate`."""

@@ -19,7 +19,7 @@ from ornstein.core.record import Record
 from ornstein.core.seam import Run, attach, calling, running
 from ornstein.core.sites import Seat
 
-__all__ = ["SEATS", "Accelerated", "accelerate", "networks", "run"]
+__all__ = ["SEATS", "Accelerated", "accelerate", "networks", "pipe_of_call", "run"]
 
 # Blocks whose return statement does not name what they hand on, found by reading every block class of diffusers 0.42.
 SEATS: dict[str, Seat] = {
@@ -62,6 +62,12 @@ class _Calls:
         branch = "cond" if number == 0 else f"call{number}"
         return Clock(self.step, number, max(self.steps, self.step + 1), self.terms.time(told) if self.terms else told,
                      branch if first else f"{name}:{branch}", tuple(range(batch)))  # fmt: skip
+
+
+def pipe_of_call() -> Any:
+    """The pipeline whose call is under way here, or None."""
+    calls = _CALLS.get()
+    return None if calls is None else calls.pipe
 
 
 def _timesteps(pipe: Any) -> list[float]:
