@@ -69,10 +69,6 @@ def draw(backbone: str, plugin: Any = None, steps: int = STEPS, solver: str = "d
 def evaluations(backbone: str, record: Any) -> float:
     """What the record says was computed, in full evaluations of all samples, by the FLOPs of each site."""
     shares, done = flops(backbone), float(record.calls["evaluations"])
-    facts = record.facts.get("firstblock", {}).get("cond")
-    if facts:  # it computes some of the samples only
-        rest = sum(shares[k.split("/")[0]] for k in list(record.asked_at)[1:])
-        return done - facts["samples_skipped"] / (SEEDS * EACH) * rest
     return done - sum((asked - record.computed_at[k]) * shares[k.split("/")[0]] for k, asked in record.asked_at.items())
 
 
