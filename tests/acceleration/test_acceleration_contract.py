@@ -201,11 +201,8 @@ def _zoo():
     return sys.modules["zoo"]
 
 
-FOREIGN = {
-    "firstblock": ("DiTTransformer2DModel", "SD3Transformer2DModel", "FluxTransformer2DModel", "WanTransformer3DModel"),
-    "taylorseer": ("DiTTransformer2DModel", "SD3Transformer2DModel", "FluxTransformer2DModel", "UNet2DConditionModel"),
-    "deepcache": ("UNet2DModel", "UNet2DConditionModel"),
-}
+# and FOREIGN = classes of diffusers on which it is tried too
+FOREIGN = {name: getattr(module, "FOREIGN", ()) for name, module in EVIDENCE.items()}
 
 
 def _answers(net, inputs, plugins, moves):

@@ -6,6 +6,7 @@ from ornstein.evidence import Evidence, verdict
 from ornstein.evidence.acceleration import _ground
 
 TRIAL = ("interval=1", "interval=3", ("unet",))  # never skips, skips, the backbones that it fits
+FOREIGN = ("UNet2DModel", "UNet2DConditionModel")
 CLAIM = ("On the digits U-Net DeepCache stays nearer to the full run than fewer steps of the same solver, and than fewer "
          "steps of DPM-Solver++(2M), at equal FLOPs.")  # fmt: skip
 

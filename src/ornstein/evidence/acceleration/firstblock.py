@@ -6,6 +6,7 @@ from ornstein.evidence import Evidence, verdict
 from ornstein.evidence.acceleration import _ground
 
 TRIAL = ("threshold=0", "threshold=0.2", ("dit",))  # never skips, skips, the backbones that it fits
+FOREIGN = ("DiTTransformer2DModel", "SD3Transformer2DModel", "FluxTransformer2DModel", "WanTransformer3DModel")
 CLAIM = ("On the digits DiT the first-block cache stays nearer to the full run than fewer steps of the same solver, and "
          "than fewer steps of DPM-Solver++(2M), at equal FLOPs.")  # fmt: skip
 

@@ -6,6 +6,7 @@ from ornstein.evidence import Evidence, Row, verdict
 from ornstein.evidence.acceleration import _ground
 
 TRIAL = ("interval=1", "interval=3,order=2", ("dit", "unet"))  # never skips, skips, the backbones that it fits
+FOREIGN = ("DiTTransformer2DModel", "SD3Transformer2DModel", "FluxTransformer2DModel", "UNet2DConditionModel")
 CLAIM = ("On the digits DiT forecast branches (order 1) stay nearer to the full run than fewer steps of the same solver, "
          "and than fewer steps of DPM-Solver++(2M), at equal FLOPs.")  # fmt: skip
 OTHERS = ("interval=4,order=0", "interval=4,order=2", "interval=4,order=2,faithful=True")  # reuse, Newton, as published
