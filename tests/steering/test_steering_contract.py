@@ -1,5 +1,7 @@
 """What every controller of steering/ keeps to, over all files of the room; and best of N against its exact expectation."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -13,7 +15,9 @@ from ornstein.solvers.dpmpp2m import DPMpp2M
 from ornstein.steering.best_of_n import BestOfN
 from ornstein.testbeds import Mixture
 
-NAMES = [e.name for e in catalog.entries("steering")]
+ALL = {e.name: [f.name for f in fields(catalog.load("steering", e.name))] for e in catalog.entries("steering")}
+NAMES = [n for n, settings in ALL.items() if "budget" in settings]  # searches: several trajectories for a sample
+REWARDED = [n for n in NAMES if "reward" in ALL[n]]
 SOLVERS = [DDIM(), DDIM(eta=1.0), DPMpp2M()]
 
 
@@ -75,10 +79,21 @@ def test_particles_have_ids_and_noise_of_their_own(name, eta):
     assert watch.last.ids == (0, 1, 2) and len(watch.last.noise.keys) == 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(ALL) - set(NAMES)))
+@pytest.mark.parametrize("solver", SOLVERS, ids=["ddim", "ddim-eta", "dpmpp2m"])
+def test_a_part_without_a_budget_does_nothing_by_default(name, solver):
+    plain = sample(bed(), (4, 4), solver, 6)
+    assert torch.equal(sample(bed(), (4, 4), solver, 6, controllers=[catalog.build("steering", name)]), plain)
+
+
+@pytest.mark.parametrize("name", REWARDED)
 def test_a_reward_of_the_wrong_shape_is_refused(name):
     with pytest.raises(OrnsteinError, match="one number each"):
         sample(bed(), (2, 4), DDIM(), 2, controllers=[part(name, 3, reward=lambda x, c: x)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_budget_of_nothing_is_refused(name):
     with pytest.raises(OrnsteinError, match="at least 1"):
         part(name, 0)
 

@@ -44,9 +44,16 @@ class State:
     noise: NoiseSource
     cond: Any
     ids: tuple
-    facts: dict = field(default_factory=dict)  # what controllers remember
+    facts: dict = field(default_factory=dict)  # what controllers remember; tensors with samples first follow `take`
     process: Process | None = None
     taken: Tensor | None = None  # rows chosen by `take`, for the loop to tell the plugins
+    times: Tensor | None = None  # the grid [steps + 1] of the run
+    said: Prediction | None = None  # in the step that led here, by the (guided) denoiser, at the step's first evaluation
+
+    @property
+    def steps(self) -> int:
+        """How many steps the run has in all."""
+        return 0 if self.times is None else len(self.times) - 1
 
     def take(self, index: Tensor, generation: int = 0) -> State:
         """The chosen rows as particles: memory follows, copies get fresh noise and ids of their own."""
@@ -58,8 +65,9 @@ class State:
             return node.fork(index, generation) if isinstance(node, NoiseSource) else None
 
         memory = gather(self.memory, index, n, special=fork)  # wherever in its memory a solver keeps its noise
+        facts = gather(self.facts, index, n, special=lambda node: node if isinstance(node, State) else None)
         return replace(self, x=self.x[index], ids=tuple(ids), noise=fork(self.noise), cond=gather(self.cond, index, n),
-                       taken=index, memory=memory)  # fmt: skip
+                       taken=index, memory=memory, facts=facts, said=self.said and self.said.take(index))  # fmt: skip
 
 
 class Controller:
@@ -85,11 +93,12 @@ class Controller:
 class Evaluate:
     """The denoiser bound to condition, clock and controllers for one step; counts its calls."""
 
-    __slots__ = ("clock", "cond", "controllers", "denoiser", "record")
+    __slots__ = ("clock", "cond", "controllers", "denoiser", "first", "record")
 
     def __init__(self, denoiser: Denoises, cond: Any, clock: Clock, controllers: Sequence[Controller],
                  record: Record) -> None:  # fmt: skip
         self.denoiser, self.cond, self.clock, self.controllers, self.record = denoiser, cond, clock, controllers, record
+        self.first: Prediction | None = None
 
     def __call__(self, x: Tensor, t: Tensor | float) -> Prediction:
         clock = replace(self.clock, t=t)
@@ -98,6 +107,7 @@ class Evaluate:
         prediction = self.denoiser(x, t, self.cond, clock)
         for controller in self.controllers:
             prediction = controller.on_prediction(clock, x, prediction)
+        self.first = self.first or prediction
         return prediction
 
 
@@ -121,7 +131,7 @@ def sample(denoiser: Denoises, noise: Tensor | Sequence[int], solver: Solver, st
         dtype, device = given.dtype, given.device
     times = grid(process, steps, rule)
     steps, run = len(times) - 1, run or Run()
-    state = start or _begin(process, noise, solver, cond, seed, ids, dtype, device)
+    state = replace(start or _begin(process, noise, solver, cond, seed, ids, dtype, device), times=times)
     if start is None:
         run.forget(state.ids)
     with running(run):
@@ -167,7 +177,7 @@ def _step(denoiser: Denoises, solver: Solver, times: Tensor, state: State, steps
     clock = Clock(k, 0, steps, times[k], "cond", state.ids)
     evaluate = Evaluate(denoiser, state.cond, clock, controllers, run.record)
     x, memory = solver.step(evaluate, denoiser.process, state.x, times[k], times[k + 1], state.memory)
-    now = replace(state, x=x, memory=memory, step=k + 1)
+    now = replace(state, x=x, memory=memory, step=k + 1, said=evaluate.first)
     for controller in controllers:
         chosen = controller.after(state, now)
         if chosen.step <= k:  # a rewind: what plugins and solver remember is of another trajectory

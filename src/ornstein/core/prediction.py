@@ -55,6 +55,13 @@ class Prediction:
         """The same sample and time with another word said: how guidance edits a prediction."""
         return Prediction(self.x, self.levels, kind, value, self.output)
 
+    def take(self, index: Tensor) -> Prediction:
+        """The chosen rows."""
+        batch, L = len(self.x), self.levels
+        levels = Levels(*(v[index] if isinstance(v, Tensor) and v.ndim and len(v) == batch > 1 else v
+                          for v in (L.t, L.a, L.s, L.da, L.ds, L.b, L.db)))  # fmt: skip
+        return Prediction(self.x[index], levels, self.kind, self.value[index])
+
     def get(self, kind: str) -> Tensor:
         """x0, noise, velocity, v or score, each [B, ...]."""
         if kind not in self._known and (kind == DISCRETE) != (self.kind == DISCRETE):

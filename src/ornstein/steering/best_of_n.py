@@ -12,12 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ornstein.core.clock import NoiseSource
-from ornstein.core.errors import OrnsteinError
 from ornstein.core.loop import Controller, State
+
+from .layers.particles import check_budget, expand, scores, settle
 
 __all__ = ["BestOfN"]
 
@@ -35,40 +34,19 @@ class BestOfN(Controller):
     budget: int = 1  # trajectories per sample; 1 = the plain sampler
 
     def __post_init__(self) -> None:
-        if not isinstance(self.budget, int) or self.budget < 1:
-            raise OrnsteinError(
-                f"budget={self.budget!r} is not a positive whole number", "Ask for at least 1 trajectory."
-            )
+        check_budget(self.budget)
 
     def begin(self, state: State) -> State:
         """[B, ...] -> [B * budget, ...], the particles of a sample side by side."""
         if self.budget == 1:
             return state
-        batch, n = len(state.ids), self.budget
-        index = torch.arange(batch).repeat_interleave(n)
-        first = torch.arange(batch * n) % n == 0
-        taken = state.take(index)
-        keys = torch.where(first.to(taken.noise.keys.device), state.noise.gather(index).keys, taken.noise.keys)
-        noise = NoiseSource(keys)
-        start = state.process.prior(noise.draw(-1, taken.x))
-        x = torch.where(first.to(start.device).reshape(-1, *[1] * (start.ndim - 1)), taken.x, start)
-        ids = tuple((i, particle) for i in state.ids for particle in range(n))
-        return replace(taken, x=x, ids=ids, noise=noise, facts=state.facts | {FACT: {"before": state}})
+        return replace(expand(state, self.budget), facts=state.facts | {FACT: {"before": state}})
 
     def end(self, state: State) -> State:
         """[B * budget, ...] -> the winners [B, ...], under their own ids again."""
         if self.budget == 1:
             return state
-        before = state.facts[FACT]["before"]
-        rewards = self.reward(state.x, state.cond)
-        if rewards.shape != (len(state.ids),):
-            raise OrnsteinError(
-                f"the reward gave {tuple(rewards.shape)} for {len(state.ids)} samples", "Give one number each."
-            )
-        rewards = rewards.double().nan_to_num(nan=-torch.inf).reshape(-1, self.budget)
+        rewards = scores(self.reward, state.x, state.cond).reshape(-1, self.budget)
         chosen = rewards.argmax(1)
-        rows = chosen + torch.arange(len(chosen), device=chosen.device) * self.budget
-        won = state.take(rows)
-        facts = state.facts | {FACT: {"rewards": rewards, "chosen": chosen}}
-        noise = state.noise.gather(rows)
-        return replace(won, ids=before.ids, cond=before.cond, noise=noise, facts=facts)
+        won = settle(state, chosen, self.budget, state.facts[FACT]["before"])
+        return replace(won, facts=state.facts | {FACT: {"rewards": rewards, "chosen": chosen}})
