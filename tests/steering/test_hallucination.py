@@ -34,9 +34,9 @@ def test_it_is_the_variance_over_the_window():
     fact = run.record.facts["hallucination"]
     assert torch.allclose(fact["variance"], want, rtol=1e-4)
     assert not fact["flagged"].any()
-    middle = want.median().item()
+    middle = 1.001 * want.median().item()  # between two of them
     sample(bed(), (5, 3), WALK, 10, controllers=[Hallucination(window=(0.4, 0.8), threshold=middle)], run=run, seed=3)
-    assert run.record.facts["hallucination"]["flagged"].tolist() == (want > middle * (1 + 1e-6)).tolist()
+    assert run.record.facts["hallucination"]["flagged"].tolist() == (want > middle).tolist()
 
 
 def test_the_calmest_trajectory_is_kept():
