@@ -11,14 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ornstein.core.clock import NoiseSource
 from ornstein.core.loop import Evaluate
-from ornstein.core.process import Levels, Process
+from ornstein.core.process import Process
+
+from .layers.exponential import Rule, advance, plain
 
 __all__ = ["DPMpp2M"]
+
+RULE = Rule("x0", "lambda", pair="bh2")  # h/(2h') is what UniPC calls B2(h)
 
 
 @dataclass(frozen=True)
@@ -28,20 +31,11 @@ class DPMpp2M:
     order = 2
 
     def start(self, x: Tensor, noise: NoiseSource) -> dict[str, Any]:
-        return {}
+        return {"times": (), "answers": ()}
 
     def step(self, denoise: Evaluate, process: Process, x: Tensor, t: Tensor, s: Tensor,
              memory: dict) -> tuple[Tensor, dict]:  # fmt: skip
-        now, to = process.at(t, x), process.at(s, x)
-        x0 = denoise(x, t).x0
-        h = (to.logsnr - now.logsnr) / 2  # infinite where it comes from pure noise or goes to the data
-        D = x0
-        if memory:
-            D = x0 + self._ratio(h, now, process.at(memory["t"], x)) * (x0 - memory["x0"])
-        return to.s / now.s * x - to.a * torch.expm1(-h) * D, {"x0": x0, "t": t}
-
-    @staticmethod
-    def _ratio(h: Tensor, now: Levels, before: Levels) -> Tensor:
-        """h / (2h'), 0 where either step is infinite."""
-        ratio = h / (now.logsnr - before.logsnr)  # of log-SNR = 2 lambda
-        return torch.where(torch.isfinite(h) & torch.isfinite(ratio), ratio, torch.zeros_like(ratio))
+        said = denoise(x, t)
+        times, answers = (plain(t), *memory["times"]), (said.x0, *memory["answers"])
+        x = advance(RULE, process, x, said, plain(s), times, answers)
+        return x, {"times": times[:1], "answers": answers[:1]}
