@@ -345,6 +345,85 @@ def evaluate(model: Annotated[str, typer.Argument(help="A shipped model, or a fi
     _console().print(table)
 
 
+# ---- bench
+
+
+Subject = Annotated[str, typer.Argument(metavar="WHAT", help="What to compare: solvers.")]
+Nfe = Annotated[str | None, typer.Option(help="Network calls, such as `5,10,20`. Default: twelve numbers from 4 to 50.")]
+Processes = Annotated[list[str] | None, typer.Option("--process", help="flow, vp or edm. May be repeated. Default: all.")]
+Seeds = Annotated[int, typer.Option(help="Groups of trajectories, for the spread.")]
+Hasty = Annotated[bool, typer.Option("--quick", help="Half a minute: the mixture alone, one grid, three columns.")]
+Names = Annotated[list[str] | None, typer.Option("--only", help="Only this solver. May be repeated.")]
+BenchFolder = Annotated[Path, typer.Option(help="Folder for the tables. Finished parts in it are not measured again.")]
+
+
+@app.command()
+def bench(what: Subject, nfe: Nfe = None, process: Processes = None, only: Names = None, seeds: Seeds = 5,
+          quick: Hasty = False, out: BenchFolder = Path("out/bench-solvers")) -> None:  # fmt: skip
+    """Compare every solver at equal network calls with the exact solution, on exact denoisers.
+
+    The schedulers of diffusers stand in the same tables, where it is installed. Interrupted, the same command goes on.
+
+    ornstein bench solvers --quick
+
+    ornstein bench solvers --process edm --nfe 8,12,20
+
+    ornstein bench solvers --only ddim --only dpmpp2m
+    """
+    if what != "solvers":
+        raise unknown("benchmark", what, ["solvers"])
+    for name in only or []:
+        catalog.find(name, "solvers")
+    numbers = _numbers(nfe)
+    from ornstein import bench as benchmark
+
+    settings = benchmark.Settings(numbers or benchmark.NFE, tuple(process or benchmark.GRIDS), seeds, quick, tuple(only or ()))
+    benchmark.contenders(settings.only)  # a mistake is told before the bar appears
+    with _bar("{task.description}") as bar:
+        task = bar.add_task("solvers", total=None)
+
+        def progress(done: int, total: int, words: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{done}/{total} {words}")
+
+        found = benchmark.solvers(settings, out, progress)
+    for kind, name in found.settings.grounds():
+        _bench_table(found, kind, name)
+    reasons: dict[str, list[str]] = {}
+    for name, why in found.left_out.items():
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        _console().print(f"[dim]left out: {', '.join(names)}: {why}[/]")
+    typer.echo("\n".join(str(p) for p in sorted(out.glob("solvers.*"))))
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    """'10,5' -> (5, 10)."""
+    try:
+        return tuple(sorted({int(n) for n in text.split(",")})) if text is not None else ()
+    except ValueError as error:
+        raise OrnsteinError(f"cannot read --nfe {text}", "Write whole numbers with commas, such as 5,10,20.") from error
+
+
+def _bench_table(found: Any, kind: str, process: str) -> None:
+    """One row per solver on its best grid, best first; the winner of each column is green with a star."""
+    from ornstein.bench import figure
+
+    numbers = found.settings.nfe
+    table = _table("solver", "grid", *map(str, numbers))
+    table.title, table.title_justify = f"[bold]{kind}, {process}[/]  distance to the exact end by network calls", "left"
+    for column in table.columns[2:]:
+        column.justify, column.no_wrap = "right", True
+    winners = found.winners(kind, process)
+    for row in found.rows(kind, process):
+        told = (f"[bold green]{figure(c)}*[/]" if c is winners.get(c.nfe) else figure(c) for c in row)
+        table.add_row(f"[dim]{row[0].solver}[/]" if row[0].peer else row[0].solver, row[0].grid, *told)
+    _console().print(table)
+    elsewhere = {c.nfe: c for c in winners.values() if c not in [d for row in found.rows(kind, process) for d in row]}
+    if elsewhere:
+        words = "; ".join(f"{n}: {c.solver} on {c.grid}, {figure(c)}" for n, c in sorted(elsewhere.items()))
+        _console().print(f"[dim]better yet on another grid:[/] {words}\n")
+
+
 # ---- train, fetch
 
 

@@ -61,15 +61,15 @@ def test_gaussian_statistics_and_one_exact_step():
     """For a Gaussian per coordinate: l = sigma^2/(v + sigma^2), and one step of first order lands where the ODE does."""
     std, centre = torch.tensor([[0.3, 1.5]], dtype=DOUBLE), torch.tensor([[0.7, -0.4]], dtype=DOUBLE)
     mix = Mixture(centre, std, Flow())
-    found = calibrate(mix, mix.sample(64), points=80)
+    found = calibrate(mix, mix.sample(32), points=160)
     low, high = found.settings["span"]
-    sigma = torch.linspace(low, high, 81, dtype=DOUBLE).neg().exp()[:, None]
+    sigma = torch.linspace(low, high, 161, dtype=DOUBLE).neg().exp()[:, None]
     assert torch.allclose(found.arrays["less"], -(std**2) / (std**2 + sigma**2), atol=1e-6)
-    x = mix.process.corrupt(mix.sample(5, seed=3), torch.randn(5, 2, dtype=DOUBLE), 0.9)
+    x = mix.process.corrupt(mix.sample(5, seed=3), torch.randn(5, 2, dtype=DOUBLE, generator=torch.Generator().manual_seed(2)), 0.9)
     for end in (0.2, 0.0):
-        one = sample(mix, x, DPMSolverV3(found, points=1, corrector=False), rule=[0.9, end])
-        assert (one - mix.exact(x, 0.9, end, steps=150)).abs().max() < 1e-2  # its l is linear between 81 points
-        assert (sample(mix, x, DPMpp2M(), rule=[0.9, end]) - mix.exact(x, 0.9, end, steps=150)).abs().max() > 0.1
+        exact, solvers = mix.exact(x, 0.9, end, steps=150), (DPMSolverV3(found, points=1, corrector=False), DPMpp2M())
+        one, two = ((sample(mix, x, solver, rule=[0.9, end]) - exact).abs().max() for solver in solvers)
+        assert one < 0.02 * two  # not nothing: the table is linear between its points
 
 
 def test_convergence_with_statistics():

@@ -97,6 +97,24 @@ def test_rows_have_the_weights_of_a_batch_at_one_time(answer, variable):
         assert alone[0] * ((1 - nodes[0]) + nodes[0]) + sum(alone[1:]) == pytest.approx(want, rel=1e-9)
 
 
+@pytest.mark.parametrize("spec", ["dpmpp2m", "dpmpp3m", "deis", "lms", "unipc", "unipc:predicts=noise"])
+def test_rows_that_start_without_signal(spec):
+    """Of two rows one starts at t = 1 of a flow, where a = 0: each goes its way as if alone."""
+    solver, mixture, x = catalog.build("solvers", spec), Mixture.random(FLOW, dims=4, std=0.8), torch.randn(2, 4).double()
+    times = torch.tensor([[1.0, 0.8, 0.5, 0.0], [0.9, 0.7, 0.4, 0.1]], dtype=DOUBLE)
+
+    def go(y: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        memory = solver.start(y, None)
+        for t, s in zip(times[..., :-1].unbind(-1), times[..., 1:].unbind(-1)):
+            y, memory = solver.step(mixture, FLOW, y, t, s, memory)
+        return y
+
+    together = go(x, times)
+    assert torch.isfinite(together).all()
+    for i in (0, 1):
+        assert torch.allclose(together[i], go(x[i : i + 1], times[i])[0], atol=1e-10), i
+
+
 def test_a_step_of_no_length_changes_nothing():
     x = torch.randn(3, 4, dtype=DOUBLE)
     mixture = Mixture.random(VP, dims=4)

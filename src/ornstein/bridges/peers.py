@@ -1,14 +1,15 @@
 """The schedulers of diffusers, driven on a denoiser of ornstein: peers for a comparison at equal network calls.
 
-Each works on its own ladder of levels, made from the process so that it is the same as ours: 1000 levels for a process
-whose prior has some signal, of which a run takes every so many ("trailing"), or flow time for the linear flow. The state
-is carried into the process and back at every call, so that the denoiser is asked what it would be asked by our solvers.
+Where the prior has some signal (vp, edm) a scheduler is given the very levels of one of our grids, so that step for step
+it stands where our solvers do. On the linear flow it makes its own levels, as it would in a pipeline. The state is carried
+into the process and back at every call, so that the denoiser is asked what our solvers would ask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -19,8 +20,6 @@ from ornstein.core.process import Process, grid
 
 __all__ = ["PEERS", "calls", "run", "version"]
 
-LEVELS = 1000
-TRAILING = {"timestep_spacing": "trailing", "num_train_timesteps": LEVELS}
 ZERO = {"final_sigmas_type": "zero"}
 SHIFT = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 # name -> (class, its settings, whether its state is x/a)
@@ -50,16 +49,14 @@ PEERS = {"flow": FLOW, "vp": LADDER, "edm": LADDER}
 def version() -> str:
     """The version of diffusers, or nothing where it is not installed."""
     try:
-        import diffusers
-    except ImportError:
+        return metadata.version("diffusers")
+    except metadata.PackageNotFoundError:
         return ""
-    return diffusers.__version__
 
 
-@lru_cache(maxsize=8)
-def _levels(process: Process, rule: str) -> Tensor:
-    """The sigma = s/a of the 1000 levels, rising, float64: the grid of 1000 steps from the prior, without its end."""
-    a, s, *_ = process.coefficients(grid(process, LEVELS, rule)[:-1].flip(0))
+def _levels(process: Process, rule: str, steps: int) -> Tensor:
+    """The sigma = s/a at which a run of so many steps of the grid asks, rising, float64 [steps]."""
+    a, s, *_ = process.coefficients(grid(process, steps, rule)[:-1].flip(0))
     return s / a
 
 
@@ -67,12 +64,21 @@ def _scheduler(kind: str, name: str, process: Process, rule: str, steps: int) ->
     import diffusers
 
     part, settings, _ = PEERS[kind][name]
-    if kind != "flow":
-        alphas = 1 / (1 + _levels(process, rule) ** 2)  # the product of 1 - beta
-        betas = 1 - alphas / torch.cat([alphas.new_ones(1), alphas[:-1]])
-        settings = {**TRAILING, "trained_betas": betas.tolist(), **settings}
-    made = getattr(diffusers, part)(**settings)
+    if kind == "flow":
+        made = getattr(diffusers, part)(**settings)
+        given = {"sigmas": grid(process, steps, rule)[:-1].tolist()} if name == "FlowMatchEuler" else {}
+        made.set_timesteps(None if given else steps, **given)
+        return made
+    alphas = 1 / (1 + _levels(process, rule, steps) ** 2)  # the products of 1 - beta, as if trained with so few
+    betas = 1 - alphas / torch.cat([alphas.new_ones(1), alphas[:-1]])
+    made = getattr(diffusers, part)(timestep_spacing="trailing", num_train_timesteps=steps,
+                                    trained_betas=betas.tolist(), **settings)  # fmt: skip
+    made.alphas_cumprod = alphas  # not by way of betas, which lie too near 1 for their type
     made.set_timesteps(steps)
+    if name == "DEIS 2":  # it does not step to 0, but to the lowest level that it was trained at
+        L = process.at(process.t_min, alphas)
+        made.sigmas[-1] = float(L.s / L.a)
+    made.is_scale_input_called = True  # the denoiser is asked in our own scale
     return made
 
 
@@ -85,13 +91,12 @@ def calls(kind: str, name: str, process: Process, rule: str, steps: int) -> int:
 @torch.no_grad()
 def run(kind: str, name: str, denoiser: Denoises, start: Tensor, rule: str, steps: int) -> Tensor:
     """From the prior's `start` to the data. kind: 'flow', 'vp' or 'edm'; rule: the grid that its levels are taken from."""
-    process = denoiser.process
+    process, plain = denoiser.process, PEERS[kind][name][2]
     scheduler = _scheduler(kind, name, process, rule, steps)
-    ask = _of_flow(denoiser) if kind == "flow" else _of_ladder(denoiser, _levels(process, rule), PEERS[kind][name][2])
-    x = start / process.at(process.t_max, start).a if PEERS[kind][name][2] else start
-    if kind != "flow" and not PEERS[kind][name][2]:  # our state to theirs, whose a^2 + s^2 = 1
-        L = process.at(process.t_max, start)
-        x = start / (L.a**2 + L.s**2).sqrt()
+    ask = _of_flow(denoiser) if kind == "flow" else _of_ladder(denoiser, _levels(process, rule, steps), plain)
+    L, x = process.at(process.t_max, start), start
+    if kind != "flow":  # our state to theirs
+        x = start / (L.a if plain else (L.a**2 + L.s**2).sqrt())
     for t in scheduler.timesteps:
         x = scheduler.step(ask(scheduler, t, x), t, x).prev_sample.to(start.dtype)
     return x

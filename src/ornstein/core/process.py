@@ -91,6 +91,10 @@ class Process(ABC):
         t = expand(t, like)
         return Levels(t, *self.coefficients(t))
 
+    def kernel(self, noise: Tensor) -> Tensor:
+        """Unit normal noise as this process uses it: itself, save where the kernel is not Gaussian."""
+        return noise
+
     def corrupt(self, x0: Tensor, noise: Tensor, t: Tensor | float, y: Tensor | None = None) -> Tensor:
         """x_t from data, noise (same shape) and time."""
         L = self.at(t, x0)

@@ -34,7 +34,8 @@ def ground(process: str) -> tuple[Mixture, Tensor, Tensor]:
 def run(process: str, solver: Any, nfe: int, rule: str | None = None) -> Tensor:
     """The ends of a solver given `nfe` network calls, [SEEDS * ROWS, DIMS]."""
     mixture, start, _ = ground(process)
-    steps = (nfe + 1) // BOTH.get(solver, 1)
+    calls = BOTH.get(solver, 1)
+    steps = (nfe + calls - 1) // calls
     return sample(
         mixture, start, catalog.build("solvers", solver), steps, rule=rule or GRIDS[process], dtype=torch.float64
     )

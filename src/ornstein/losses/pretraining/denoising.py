@@ -78,7 +78,7 @@ class Denoising:
         taps = tuple(name for a in self.auxiliaries for name in a.taps)
         x = denoiser.process.corrupt(x0, noise, t)
         said = denoiser(x, t, cond, taps=taps) if taps else denoiser(x, t, cond)
-        losses = {"denoising": self.per_sample(said, x0, noise).mean()}
+        losses = {"denoising": self.per_sample(said, x0, denoiser.process.kernel(noise)).mean()}
         losses |= {f"aux.{k}": v for k, v in getattr(said.output, "aux", {}).items()}  # the network's own
         for auxiliary in self.auxiliaries:
             found = auxiliary(said.output, batch, step)
