@@ -254,7 +254,7 @@ class Engine:
             if hasattr(loss, "per_sample"):
                 t = loss.times(u, process)
                 said = model.denoiser(process.corrupt(x0, noise, t), t, cond)
-                found[f"t{k}"] = float(loss.per_sample(said, x0, noise).mean())
+                found[f"t{k}"] = float(loss.per_sample(said, x0, process.kernel(noise)).mean())
             else:
                 given = batch | {"cond": cond, "u": u, "noise": noise, "drop": torch.ones_like(u)}
                 generator = torch.Generator().manual_seed(1)

@@ -56,6 +56,9 @@ def test_order_on_an_uneven_grid(spec, process):
              for n in (24, 48, 96)}  # fmt: skip
     coarse, fine = (48, 96) if error[96] > 1e-9 else (24, 48)
     measured = math.log2(error[coarse] / error[fine])
+    if measured > solver_of(spec).order + 0.3:  # a start of low order shows on finer grids only
+        late = [(trajectory(mixture, spec, x, uneven(*SPAN[process], n)) - exact).square().mean().sqrt() for n in (384, 768)]
+        measured = math.log2(late[0] / late[1])
     assert abs(measured - solver_of(spec).order) < 0.3, f"measured {measured:.2f}"
 
 

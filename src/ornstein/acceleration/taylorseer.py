@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ornstein.acceleration.layers.forecast import lagrange, place, weighted, wide
 from ornstein.acceleration.layers.ledger import note
 from ornstein.core.clock import Clock
 from ornstein.core.effects import Effects
@@ -35,6 +36,7 @@ class TaylorSeer:
     interval: int = 3  # one full evaluation in so many; 1: never skip
     order: int = 1  # m; 0 reuses the last output
     warmup: int = 2  # full evaluations at the start (the paper: 2 or 3)
+    full_at: tuple[int, ...] = ()  # evaluations that are full, instead of every N-th; those of the warm-up always are
     faithful: bool = False  # the published series over whole evaluations, instead of Newton's over times
     roles: tuple[str, ...] = ("attention", "cross_attention", "mlp")  # of the branches to forecast
     effects: ClassVar[Effects] = Effects.of(replaces="evaluation")
@@ -52,18 +54,19 @@ class TaylorSeer:
 
     def around(self, site: Site, clock: Clock, streams: Streams, run: Call, memory: dict) -> Streams:
         lead = next(v for v in streams.values() if isinstance(v, Tensor))
-        if self.interval == 1:
+        if self.interval == 1 and not self.full_at:
             return run(streams)
         if site.name == next(iter(memory), site.name):
             note(run, clock, "taylorseer", memory, {"evaluations": 1})
         known = memory.get(site.name)
         if known is None or known["shape"] != tuple(lead.shape[1:]) or len(known["times"][0]) != len(lead):
             known = {"shape": tuple(lead.shape[1:]), "calls": 0, "full": 0, "values": [], "times": []}
-        call, t = known["calls"], _time(clock, lead)
+        call, t = known["calls"], place(clock, lead)
         memory[site.name] = known | {"calls": call + 1}
-        if call >= self.warmup and call - known["full"] < self.interval:
+        due = call in self.full_at if self.full_at else call - known["full"] >= self.interval
+        if call >= self.warmup and not due:
             weights = self._weights(call - known["full"], t, known)
-            return {k: _sum(weights, [v[k] for v in known["values"]]) for k in known["values"][0]}
+            return {k: weighted(weights, [v[k] for v in known["values"]]) for k in known["values"][0]}
         out = run(streams)
         values = _differences(out, known, call - known["full"]) if self.faithful else [out, *known["values"]]
         keep = self.order + 1
@@ -74,30 +77,7 @@ class TaylorSeer:
         """What each stored tensor counts: k^i / i! for differences, Lagrange's [B] for the polynomial's values."""
         if self.faithful:
             return [k**i / math.factorial(i) for i in range(len(known["values"]))]
-        return list(_lagrange(t, torch.stack(known["times"], 1)).unbind(1))
-
-
-def _time(clock: Clock, lead: Tensor) -> Tensor:
-    """The time of each row [B]; where it differs within a sample, its mean."""
-    t = torch.as_tensor(clock.t, device=lead.device).to(torch.float64)
-    return (t.flatten(1).mean(1) if t.ndim > 1 else t).expand(len(lead))
-
-
-def _lagrange(t: Tensor, nodes: Tensor) -> Tensor:
-    """Weights [B, n] at t [B] of values at nodes [B, n], newest first. A node at a newer one's time does not count:
-    solvers may ask twice for one time."""
-    n = nodes.shape[1]
-    counts = [torch.stack([nodes[:, j] != nodes[:, i] for i in range(j)], 1).all(1) if j else t == t for j in range(n)]
-    out = []
-    for j in range(n):
-        weight = counts[j].to(nodes)
-        for i in range(n):
-            if i != j:
-                apart = nodes[:, j] - nodes[:, i]
-                factor = (t - nodes[:, i]) / torch.where(apart == 0, 1, apart)
-                weight = weight * torch.where(counts[i], factor, 1)
-        out.append(weight)
-    return torch.stack(out, 1)
+        return list(lagrange(t, torch.stack(known["times"], 1)).unbind(1))
 
 
 def _differences(out: Streams, known: dict, distance: int) -> list[Streams]:
@@ -105,21 +85,5 @@ def _differences(out: Streams, known: dict, distance: int) -> list[Streams]:
     values = [out]
     for old in known["values"]:
         now = values[-1]
-        values.append({k: None if v is None else (_wide(v) - _wide(old[k])) / distance for k, v in now.items()})
+        values.append({k: None if v is None else (wide(v) - wide(old[k])) / distance for k, v in now.items()})
     return values
-
-
-def _sum(weights: Sequence, values: Sequence[Tensor | None]) -> Tensor | None:
-    if values[0] is None:
-        return None
-    total: Any = 0.0
-    for weight, value in zip(weights, values):
-        if isinstance(weight, Tensor):
-            weight = weight.to(_wide(value).dtype).view(-1, *[1] * (value.ndim - 1))
-        total = total + weight * _wide(value)
-    return total.to(values[0].dtype)
-
-
-def _wide(value: Tensor) -> Tensor:
-    """At least float32: differences cancel."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))

@@ -2,5 +2,6 @@
 
 from .closed_form import ClosedForm
 from .mixture import Mixture
+from .molrg import MoLRG
 
-__all__ = ["ClosedForm", "Mixture"]
+__all__ = ["ClosedForm", "Mixture", "MoLRG"]

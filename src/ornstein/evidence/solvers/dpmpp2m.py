@@ -19,5 +19,6 @@ def run(quick: bool = True) -> Evidence:
     ddim, heun, euler = (
         rows(k, s, where, calls) for k, s in (("natural", "ddim"), ("equal-cost", "heun"), ("equal-cost", "euler"))
     )
-    most = all(below(one, ddim)) and all(below(one, heun))
-    return Evidence(CLAIM, one + ddim + heun + euler, verdict(most and all(below(one, euler)), most))
+    clear = [all(each) for each in zip(*(below(one, other) for other in (ddim, heun, euler)))]
+    later = [c for c, n in zip(clear, calls * len(where)) if n > 11]  # the weaker claim: from 21 calls on
+    return Evidence(CLAIM, one + ddim + heun + euler, verdict(all(clear), all(later)))
