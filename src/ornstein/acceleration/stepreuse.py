@@ -28,6 +28,7 @@ from ornstein.core.loop import sample
 from ornstein.core.seam import Call, Streams, attach
 from ornstein.core.sites import Site
 
+# budget: a schedule and its calibration read the same units; apart they would repeat that rule
 __all__ = ["StepReuse", "calibrate", "steps_between"]
 
 GRAINS = ("branch", "block", "stage")
@@ -50,7 +51,8 @@ class StepReuse:
             found = self.schedule if isinstance(self.schedule, Artefact) else Artefact.load(self.schedule, "stepreuse")
             units, settings = found.settings["units"], found.settings
             chosen = frozenset((k, units[u]) for k, u in found.arrays["inherits"].nonzero().tolist())
-            values = {"grain": settings["grain"], "level": settings["level"], "roles": tuple(settings["roles"]), "table": chosen}
+            values = {"grain": settings["grain"], "level": settings["level"], "roles": tuple(settings["roles"]),
+                      "schedule": found, "table": chosen}  # fmt: skip
             for name, value in values.items():
                 object.__setattr__(self, name, value)
         if self.grain not in GRAINS:

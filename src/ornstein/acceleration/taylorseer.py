@@ -36,9 +36,9 @@ class TaylorSeer:
     interval: int = 3  # one full evaluation in so many; 1: never skip
     order: int = 1  # m; 0 reuses the last output
     warmup: int = 2  # full evaluations at the start (the paper: 2 or 3)
-    full_at: tuple[int, ...] = ()  # evaluations that are full, instead of every N-th; those of the warm-up always are
     faithful: bool = False  # the published series over whole evaluations, instead of Newton's over times
     roles: tuple[str, ...] = ("attention", "cross_attention", "mlp")  # of the branches to forecast
+    full_at: tuple[int, ...] = ()  # evaluations that are full, instead of every N-th; those of the warm-up always are
     effects: ClassVar[Effects] = Effects.of(replaces="evaluation")
 
     def __post_init__(self) -> None:

@@ -1,0 +1,65 @@
+"""Evidence for Faster Diffusion."""
+
+from __future__ import annotations
+
+import torch
+
+from ornstein.acceleration.fasterdiffusion import PriorNoise
+from ornstein.core import catalog
+from ornstein.core.loop import sample
+from ornstein.core.seam import attach
+from ornstein.evidence import Evidence, Row, verdict
+from ornstein.evidence.acceleration import _ground
+
+TRIAL = ("interval=1", "interval=2", ("unet",))  # never skips, skips, the backbones that it fits
+FOREIGN = ("UNet2DModel", "UNet2DConditionModel")
+CLAIM = ("On the digits U-Net the encoder's features change less from step to step than the decoder's, and keeping them stays "
+         "nearer to the full run than fewer steps of the same solver at equal FLOPs.")  # fmt: skip
+CHANGE = "relative change of features from one of 40 steps to the next (lower)"
+
+
+def injected(plugin: str) -> list[float]:
+    """Distances of a run with the paper's noise injection."""
+    denoiser, n = _ground.model("unet")[0], _ground.SEEDS * _ground.EACH
+    detach = attach(denoiser.backbone, catalog.build("acceleration", plugin))
+    try:
+        x = sample(denoiser, (n, 1, 8, 8), catalog.build("solvers", "ddim"), _ground.STEPS, controllers=[PriorNoise()],
+                   cond={"label": torch.arange(n) % 10}, seed=[k // _ground.EACH for k in range(n)])  # fmt: skip
+    finally:
+        detach()
+    return _ground.distances("unet", x)
+
+
+def changes() -> dict[str, list[float]]:
+    """'down', 'mid', 'up' -> mean relative change of what the stages hand on, one value per seed, in a full run."""
+    net, seen, out = _ground.model("unet")[0].backbone, {}, {}
+
+    def watch(role: str, name: str):
+        def hook(module, inputs, answer):
+            now = (answer[0] if isinstance(answer, tuple) else answer).reshape(_ground.SEEDS, -1)
+            if name in seen:
+                out.setdefault(role, []).append((now - seen[name]).norm(dim=1) / seen[name].norm(dim=1))
+            seen[name] = now
+
+        return hook
+
+    stages = [("mid", "mid", net.mid)] + [(r, f"{r}.{i}", m) for r in ("down", "up") for i, m in enumerate(getattr(net, r))]
+    hooks = [stage.register_forward_hook(watch(role, name)) for role, name, stage in stages]
+    _ground.draw("unet")
+    for hook in hooks:
+        hook.remove()
+    return {role: torch.stack(v).mean(0).tolist() for role, v in out.items()}
+
+
+def run(quick: bool = True) -> Evidence:
+    settings = ["fasterdiffusion:interval=2", "fasterdiffusion"]
+    settings += [] if quick else [f"fasterdiffusion:interval={n}" for n in (3, 4, 5)]
+    found, moved = _ground.compare("unet", settings), changes()
+    encoder = Row("stages of the encoder and the middle", "method", CHANGE,
+                  [max(a, b) for a, b in zip(moved["down"], moved["mid"])])  # fmt: skip
+    decoder = Row("stages of the decoder", "natural", CHANGE, moved["up"])
+    noisy = Row("fasterdiffusion, PriorNoise(0.003)", "reference", _ground.FULL, injected("fasterdiffusion"))
+    calm = encoder.mean < decoder.mean
+    same = all(_ground.better(rows, "ddim") for rows in found.values())
+    return Evidence(CLAIM, [*sum(found.values(), []), noisy, encoder, decoder, *_ground.seconds("unet", settings[0])],
+                    verdict(calm and same, calm or same), _ground.model("unet")[1])  # fmt: skip
