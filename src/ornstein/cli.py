@@ -63,6 +63,7 @@ ModelName = Annotated[str, typer.Option(help="A shipped model, or a file of weig
 PlanFile = Annotated[Path | None, typer.Option(help="Run as this plan says; other options still win.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of the solver. More is slower and finer.")]
 Solver = Annotated[str | None, typer.Option(help="Such as `ddim` or `dpmpp2m`; see `ornstein methods solvers`.")]
+Grid = Annotated[str | None, typer.Option(help="Where the steps are, such as `beta` or `karras:rho=5`.")]
 Guidance = Annotated[str | None, typer.Option(help="How hard to follow the prompt: a number, or `cfg:scale=3`.")]
 Accelerate = Annotated[list[str] | None, typer.Option(help="Such as `firstblock:threshold=0.1`. May be repeated.")]
 Seed = Annotated[int, typer.Option(help="The same seed draws the same pictures.")]
@@ -74,8 +75,8 @@ PromptsFile = Annotated[Path | None, typer.Option(help="A text file with one pro
 
 @app.command()
 def generate(prompts: Prompts = None, model: ModelName = "emoji", plan: PlanFile = None, steps: Steps = None,
-             solver: Solver = None, guidance: Guidance = None, accelerate: Accelerate = None, seed: Seed = 0,
-             out: Out = None, overwrite: Overwrite = False, save_plan: SavePlan = None,
+             solver: Solver = None, grid: Grid = None, guidance: Guidance = None, accelerate: Accelerate = None,
+             seed: Seed = 0, out: Out = None, overwrite: Overwrite = False, save_plan: SavePlan = None,
              prompts_file: PromptsFile = None) -> None:  # fmt: skip
     """Draw pictures: a PNG for each prompt, a contact sheet, and the record of the run.
 
@@ -88,7 +89,7 @@ def generate(prompts: Prompts = None, model: ModelName = "emoji", plan: PlanFile
     from ornstein import present
 
     wanted = _prompts(prompts, prompts_file)
-    settings = _settings(plan, steps, solver, guidance, accelerate)
+    settings = _settings(plan, steps, solver, grid, guidance, accelerate)
     place = out or _free(Path("pictures"), Path(model).stem)
     with present.folder(place, overwrite) as part:
         done = _draw(model, wanted, settings, plan, seed)
@@ -113,15 +114,15 @@ def _prompts(given: list[str] | None, file: Path | None) -> list[str]:
     return wanted
 
 
-def _settings(plan: Path | None, steps: int | None, solver: str | None, guidance: str | None,
+def _settings(plan: Path | None, steps: int | None, solver: str | None, grid: str | None, guidance: str | None,
               accelerate: list[str] | None) -> dict[str, Any]:  # fmt: skip
     """The options that were given, for Model.generate. Their names are checked before anything heavy loads."""
     if steps is not None and steps < 1:
         raise OrnsteinError(f"steps={steps} is not a positive whole number", "Ask for at least 1 step.")
-    for room, spec in [("solvers", solver), *(("acceleration", a) for a in accelerate or [])]:
+    for room, spec in [("solvers", solver), ("grids", grid), *(("acceleration", a) for a in accelerate or [])]:
         if spec is not None:
             catalog.find(catalog.parse(spec)[0], room)
-    told = {"steps": steps, "solver": solver, "guidance": _guidance(guidance), "accelerate": accelerate or None}
+    told = {"steps": steps, "solver": solver, "grid": grid, "guidance": _guidance(guidance), "accelerate": accelerate or None}
     return {k: v for k, v in told.items() if v is not None}
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ornstein.acceleration.layers.ledger import note
-from ornstein.acceleration.layers.streams import lead
+from ornstein.acceleration.layers.spans import lead, put
 from ornstein.core.clock import Clock
 from ornstein.core.effects import Effects
 from ornstein.core.errors import OrnsteinError
@@ -70,7 +70,7 @@ class Broadcast:
         if rows is None or old is None:
             out = run(streams)
         elif len(rows):
-            out = _put(old, rows.to(x.device), run(streams, rows.to(x.device)))
+            out = put(old, rows.to(x.device), run(streams, rows.to(x.device)))
         else:
             return old
         memory["held"][site.name], memory["shape"][site.name] = out, x.shape[1:]
@@ -91,7 +91,3 @@ class Broadcast:
 
 def _role(site: Site) -> str:
     return "temporal" if site.role == "attention" and "temp" in site.name else site.role
-
-
-def _put(all_rows: Streams, rows: Tensor, part: Streams) -> Streams:
-    return {k: all_rows[k].index_copy(0, rows, v) if isinstance(v, Tensor) else v for k, v in part.items()}

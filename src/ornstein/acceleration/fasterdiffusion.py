@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ornstein.acceleration.layers.ledger import note
-from ornstein.acceleration.layers.streams import lead
+from ornstein.acceleration.layers.spans import lead
 from ornstein.core.clock import Clock
 from ornstein.core.effects import Effects
 from ornstein.core.errors import OrnsteinError

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from ornstein.acceleration.layers.ledger import note
-from ornstein.acceleration.layers.streams import lead, minus, plus
+from ornstein.acceleration.layers.spans import minus, plus
 from ornstein.core.clock import Clock
 from ornstein.core.effects import Effects
 from ornstein.core.errors import OrnsteinError, unknown
@@ -24,7 +26,7 @@ from ornstein.core.sites import Site
 
 __all__ = ["SpanDelta"]
 
-PLACES = {"rear-front": ("rear", "front"), "front-rear": ("front", "rear"), "rear": ("rear", "rear"),
+PLACES = {"rear_front": ("rear", "front"), "front_rear": ("front", "rear"), "rear": ("rear", "rear"),
           "front": ("front", "front")}  # fmt: skip
 
 
@@ -35,7 +37,7 @@ class SpanDelta:
     interval: int = 2  # N: one full evaluation in so many (the paper's 2); 1: never skip
     share: float = 0.5  # Nc / L, in (0, 1); the paper's speed-up of 1.6 at N = 2 needs 0.75
     switch: float = 0.5  # b / T: share of the steps before the span changes its place; to be tuned
-    order: str = "rear-front"  # or front-rear, rear, front: where the span lies before and after the switch
+    order: str = "rear_front"  # or front_rear, rear, front: where the span lies before and after the switch
     offset: bool = True  # False keeps the span's old output instead, which forgets its input: for comparison only
     effects: ClassVar[Effects] = Effects.of(replaces="evaluation")
 
@@ -90,7 +92,7 @@ class SpanDelta:
         wanted = {early, late} if place == early else {late}
         memory["offset"] = {p: v for p, v in memory["offset"].items() if p in wanted}
         old, memory["age"] = memory["offset"].get(place), memory["age"] + 1
-        fits = old is not None and lead(old).shape == lead(streams).shape
+        fits = old is not None and all(v.shape == streams[k].shape for k, v in old.items() if isinstance(v, Tensor))
         memory["full"] = not fits or memory["age"] >= self.interval
         if memory["full"]:
             memory["age"], memory["offset"], memory["begin"] = 0, memory["offset"] if fits else {}, {}

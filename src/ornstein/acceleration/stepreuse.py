@@ -1,9 +1,9 @@
 """Feature inheritance: at listed or calibrated steps chosen units hand on what they said at an earlier step.
 
-A-SDM: Accelerating Stable Diffusion through Model Assembly and Feature Inheritance Strategies, Zhang, Li, et al., 2024,
-arXiv:2406.00210 (its half without training): at step k unit u inherits F_u(k) = F_u(k'), by stage, block or branch, at
-uniform steps or within a part of the trajectory. Streamlined Inference (step rehash), Zhan, Wu, et al., 2024,
-arXiv:2411.01171: the steps come from a measured similarity of adjacent steps. Here a unit inherits while the changes
+A-SDM: Accelerating Stable Diffusion through Model Assembly and Feature Inheritance Strategies, Zhu, Wang, Pan, Wan, Zhang, Huang,
+2024, arXiv:2406.00210 (its half without training): at step k unit u inherits F_u(k) = F_u(k'), by stage, block or branch, at
+uniform steps or within a part of the trajectory. Streamlined Inference (step rehash), Zhan, Wu,
+Gong, et al., 2024, arXiv:2411.01171: the steps come from a measured similarity of adjacent steps. Here a unit inherits while the changes
 ||F(j) - F(j-1)|| / ||F(j-1)|| summed since it was computed stay below a threshold. Cost: the share that is computed;
 one output is stored per unit, and only where the next step inherits it.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ornstein.acceleration.layers.ledger import note
-from ornstein.acceleration.layers.streams import lead, minus, plus
+from ornstein.acceleration.layers.spans import lead, minus, plus
 from ornstein.core.artefact import Artefact, describe
 from ornstein.core.clock import Clock
 from ornstein.core.effects import Effects

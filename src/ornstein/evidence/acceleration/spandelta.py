@@ -10,7 +10,7 @@ FOREIGN = ("DiTTransformer2DModel", "PixArtTransformer2DModel", "SD3Transformer2
            "WanTransformer3DModel")  # fmt: skip
 CLAIM = ("On the digits DiT a rear span passed by early and a front span late stays nearer to the full run than the reverse, than "
          "fewer steps of the same solver and than fewer steps of DPM-Solver++(2M), at equal FLOPs.")  # fmt: skip
-OTHERS = ("order=front-rear", "order=rear", "order=front", "order=rear,offset=False", "order=front,offset=False")
+OTHERS = ("order=front_rear", "order=rear", "order=front", "order=rear,offset=False", "order=front,offset=False")
 
 
 def run(quick: bool = True) -> Evidence:
@@ -21,7 +21,7 @@ def run(quick: bool = True) -> Evidence:
             drawn = _ground.draw("dit", f"{text},{other}")
             others.append(Row(f"{text},{other}", "reference", _ground.FULL, _ground.distances("dit", drawn.x),
                               f"{drawn.evaluations:.1f} evaluations of {_ground.STEPS}"))  # fmt: skip
-        orders.append(_ground.better([found[text][0], *others], f"{text},order=front-rear"))
+        orders.append(_ground.better([found[text][0], *others], f"{text},order=front_rear"))
     same, solver = (all(_ground.better(rows, than) for rows in found.values()) for than in ("ddim", "dpmpp2m"))
     return Evidence(CLAIM, [*sum(found.values(), []), *others, *_ground.seconds("dit", settings[0])],
                     verdict(all(orders) and same and solver, same or all(orders)), _ground.model("dit")[1])  # fmt: skip
