@@ -79,3 +79,20 @@ def test_lms(points):
         y = scheduler.step(mixture(y, sigma).noise, t, y, order=points).prev_sample.double()
     ours = sample(mixture, x, catalog.build("solvers", f"lms:points={points}"), rule=sigmas.tolist(), dtype=DOUBLE)
     assert (ours - y).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("points, ours", [(1, "ddim"), (2, "dpmpp2m"), (3, "dpmpp3m")])
+def test_edm_multistep(points, ours):
+    """EDMDPMSolverMultistepScheduler: the same methods on EDM's process, whose network says F (Karras et al., table 1)."""
+    mixture = Mixture.random(catalog.build("processes", "edm"))
+    scheduler = diffusers.EDMDPMSolverMultistepScheduler(solver_order=points, lower_order_final=False)
+    scheduler.set_timesteps(20)
+    sigmas, d = scheduler.sigmas.double(), scheduler.config.sigma_data
+    x = torch.randn(4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * sigmas[0]
+    y = x.clone()
+    for k, t in enumerate(scheduler.timesteps):
+        s = sigmas[k]
+        skip, scale = d**2 / (s**2 + d**2), s * d / (s**2 + d**2).sqrt()
+        y = scheduler.step((mixture(y, s).x0 - skip * y) / scale, t, y).prev_sample.double()
+    end = sample(mixture, x, catalog.build("solvers", ours), rule=sigmas.tolist(), dtype=torch.float64)
+    assert (end - y).abs().max() < 1e-5
