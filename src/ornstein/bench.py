@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import hashlib
 import io
 import json
@@ -158,22 +159,24 @@ def contenders(only: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
         if not solver.order:
             left_out[entry.name] = "a random walk: no exact end to measure against"
             continue
-        found += [entry.name, *_orders(entry.name, solver)]
+        found += [entry.name, *_variants(entry.name, solver)]
     if not found:
         what = f"nothing to compare: {'; '.join(f'{n} is {w}' for n, w in left_out.items()) or 'no such solver'}"
         raise OrnsteinError(what, "Name solvers that follow the ODE, such as ddim and dpmpp2m.")
     return found, left_out
 
 
-def _orders(name: str, solver: Any) -> Iterator[str]:
-    """Other orders from 2 to 3 that a solver can be set to."""
-    if dataclasses.is_dataclass(solver) and "order" in {f.name for f in dataclasses.fields(solver) if f.init}:
-        for order in (2, 3):
-            try:
-                if catalog.build("solvers", f"{name}:order={order}") != solver:
-                    yield f"{name}:order={order}"
-            except OrnsteinError:
-                pass
+def _variants(name: str, solver: Any) -> Iterator[str]:
+    """Other orders from 2 to 3 that a solver can be set to, and the settings that its evidence names as VARIANTS."""
+    evidence = importlib.import_module(f"ornstein.evidence.solvers.{name}")
+    orders = [f"order={order}" for order in (2, 3) if "order" in {f.name for f in dataclasses.fields(solver) if f.init}]
+    for settings in dict.fromkeys([*orders, *getattr(evidence, "VARIANTS", ())]):
+        try:
+            if catalog.build("solvers", f"{name}:{settings}") != solver:
+                yield f"{name}:{settings}"
+        except OrnsteinError:
+            if settings not in orders:
+                raise
 
 
 @cache

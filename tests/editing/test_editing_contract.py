@@ -16,6 +16,7 @@ from ornstein.solvers.ddim import DDIM
 from ornstein.testbeds import Mixture
 
 NAMES = [e.name for e in catalog.entries("editing")]
+NEUTRAL = {n: getattr(catalog.load("editing", n), "neutral", {}) for n in NAMES}  # what turns off all but the condition
 LABELS = {"label": torch.tensor([0, 1, 2, 3])}
 OTHERS = {"label": torch.tensor([1, 2, 3, 0])}
 PROCESSES = [(Flow(), "uniform"), (VP(), "uniform"), (EDM(), "karras")]
@@ -33,14 +34,14 @@ def data(mixture, cond=LABELS):
 def test_the_identity_edit_reconstructs(name):
     mixture = bed()
     x = data(mixture)
-    back = catalog.build("editing", {"name": name, "steps": 100}).edit(mixture, x, LABELS, LABELS)
+    back = catalog.build("editing", {"name": name, "steps": 100, **NEUTRAL[name]}).edit(mixture, x, LABELS, LABELS)
     assert back.shape == x.shape and (back - x).square().mean().sqrt() < 0.1 * x.std()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_edit_changes_the_label_and_no_neighbour(name):
     mixture = bed()
-    x, part = data(mixture), catalog.build("editing", {"name": name, "steps": 30})
+    x, part = data(mixture), catalog.build("editing", {"name": name, "steps": 30, **NEUTRAL[name]})
     new = part.edit(mixture, x, LABELS, OTHERS)
     logits = torch.stack([mixture.log_density(new, 0.0, {"label": torch.full((4,), k)}) for k in range(4)], 1)
     assert logits.argmax(1).tolist() == [1, 2, 3, 0]

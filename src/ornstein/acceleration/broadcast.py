@@ -31,7 +31,8 @@ ROLES = ("attention", "cross_attention", "temporal", "mlp")
 
 @dataclass(frozen=True)
 class Broadcast:
-    """Modulations, gates and the residual stream are those of now. Rows at times of their own decide for themselves."""
+    """Modulations, gates and the residual stream are those of now. Rows at times of their own decide for themselves; where
+    these times lie on a device, each role waits for them once per evaluation."""
 
     attention: int = 2  # evaluations that one output serves; 1: always computed (PAB 2; FORA: all roles alike)
     cross_attention: int = 6  # (PAB 6)

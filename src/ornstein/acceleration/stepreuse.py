@@ -1,17 +1,17 @@
 """Feature inheritance: at listed or calibrated steps chosen units hand on what they said at an earlier step.
 
-A-SDM: Accelerating Stable Diffusion through Model Assembly and Feature Inheritance Strategies, Zhu, Wang, Pan, Wan, Zhang, Huang,
-2024, arXiv:2406.00210 (its half without training): at step k unit u inherits F_u(k) = F_u(k'), by stage, block or branch, at
-uniform steps or within a part of the trajectory. Streamlined Inference (step rehash), Zhan, Wu,
-Gong, et al., 2024, arXiv:2411.01171: the steps come from a measured similarity of adjacent steps. Here a unit inherits while the changes
-||F(j) - F(j-1)|| / ||F(j-1)|| summed since it was computed stay below a threshold. Cost: the share that is computed;
-one output is stored per unit, and only where the next step inherits it.
+A-SDM: Accelerating Stable Diffusion through Model Assembly and Feature Inheritance Strategies, Zhu, Wang, Pan, Wan,
+Zhang, Huang, 2024, arXiv:2406.00210 (its half without training): at step k unit u inherits F_u(k) = F_u(k'), by stage,
+block or branch, at uniform steps or within a part of the trajectory. Fast and Memory-Efficient Video Diffusion Using
+Streamlined Inference (its step rehash), Zhan, Wu, Gong, et al., 2024, arXiv:2411.01171: the steps come from a measured
+similarity of adjacent steps. Here a unit inherits while the changes ||F(j) - F(j-1)|| / ||F(j-1)||, summed since it was
+computed, stay below a threshold. Cost: the share that is computed; one output per unit, only while it is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +29,7 @@ from ornstein.core.seam import Call, Streams, attach
 from ornstein.core.sites import Site
 
 # budget: a schedule and its calibration read the same units; apart they would repeat that rule
-__all__ = ["StepReuse", "calibrate", "steps_between"]
+__all__ = ["StepReuse", "calibrate", "steps_between", "with_share"]
 
 GRAINS = ("branch", "block", "stage")
 
@@ -106,9 +106,10 @@ def _units(sites: Sequence[Site], grain: str, level: int, roles: Sequence[str]) 
                             f"Use grain={'stage' if stages else 'block'} or grain=branch.")  # fmt: skip
     if grain == "block":
         return [s for s in sites if s.grain == "block"]
-    inner = {"down": lambda s: s.index >= level, "mid": lambda s: True, "up": lambda s: s.count - 1 - s.index >= level}
-    found = [s for s in stages if inner[s.role](s)]
-    return found if any(s.role == "up" for s in found) else []
+    down, mid, up = ([s for s in stages if s.role == role] for role in ("down", "mid", "up"))
+    if not 0 < level < len(up):
+        raise OrnsteinError(f"StepReuse(level={level}) on a U-Net of {len(up)} levels", f"Take 1 to {len(up) - 1}.")
+    return [*down[level:], *mid, *up[: len(up) - level]]  # the last one's output is what the outer levels read
 
 
 def _key(site: Site) -> str:
@@ -155,11 +156,29 @@ def calibrate(denoiser: Any, shape: Sequence[int], solver: Any, steps: int, thre
         detach()
     units = list(dict.fromkeys(u for _, u in moved))
     change = torch.tensor([[moved[k, u] for u in units] for k in range(steps)], dtype=torch.float64)
-    inherits, total = torch.zeros(steps, len(units), dtype=torch.bool), torch.zeros(len(units), dtype=torch.float64)
-    for k in range(1, steps):
+    settings = {"grain": part.grain, "level": part.level, "roles": list(part.roles), "units": units, "steps": steps,
+                "threshold": threshold}  # fmt: skip
+    arrays = {"inherits": _table(change, threshold), "change": change}
+    return Artefact("stepreuse", arrays, settings, describe(denoiser, rule, shape[1:]))
+
+
+def with_share(found: Artefact, share: float) -> Artefact:
+    """The same measurement with the highest threshold at which no more than `share` of all units and steps inherit."""
+    low, high = 0.0, 1e6
+    for _ in range(60):
+        middle = (low * high) ** 0.5 if low else high * 1e-3
+        low, high = (low, middle) if _table(found.arrays["change"], middle).double().mean() > share else (middle, high)
+        if not low and high < 1e-12:
+            break
+    arrays = {**found.arrays, "inherits": _table(found.arrays["change"], low)}
+    return replace(found, arrays=arrays, settings={**found.settings, "threshold": low})
+
+
+def _table(change: Tensor, threshold: float) -> Tensor:
+    """Which units [steps, units] inherit, from their changes."""
+    inherits, total = torch.zeros(change.shape, dtype=torch.bool), torch.zeros(change.shape[1], dtype=change.dtype)
+    for k in range(1, len(change)):
         total = total + change[k]
         inherits[k] = total < threshold
         total = torch.where(inherits[k], total, 0.0)
-    settings = {"grain": part.grain, "level": part.level, "roles": list(part.roles), "units": units, "steps": steps,
-                "threshold": threshold}  # fmt: skip
-    return Artefact("stepreuse", {"inherits": inherits, "change": change}, settings, describe(denoiser, rule, shape[1:]))
+    return inherits

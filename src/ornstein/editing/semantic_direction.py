@@ -34,7 +34,7 @@ class SemanticDirection:
 
     shift: float = 1.0  # c, in units of the data: x_t moves by a(t) c
     index: int = 0  # which direction, the strongest first
-    at: float = 0.6  # how far up the grid, as a share of its steps (the publication: 0.5 to 0.7)
+    at: float = 0.5  # how far up the grid, as a share of its steps; published: 0.5 to 0.7, where J also sees neighbours
     steps: int = 50  # of the whole grid, up and down
     corrections: int = 0  # of the inversion, per step
     rank: int = 3  # directions that are sought together

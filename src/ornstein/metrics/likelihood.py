@@ -92,11 +92,12 @@ class Likelihood:
         n, wide = len(z), (-1, *[1] * (z.ndim - 1))
         place, gain = (torch.full((n,), v, dtype=torch.float64, device=z.device) for v in (u, 0.0))
         size, rows = torch.full_like(place, (end - u) / 20), torch.arange(n, device=z.device)
+        first = slope(z, place, rows)  # the last slope of a step is the first of the next
         for _ in range(self.steps):
             h = torch.minimum(size[rows], end - place[rows])
-            ks: list[tuple[Tensor, Tensor]] = []
-            for node in NODES:
-                move = sum((w * k for w, (k, _) in zip(node, ks)), torch.zeros_like(z[rows]))
+            ks = [(first[0][rows], first[1][rows])]
+            for node in NODES[1:]:
+                move = sum(w * k for w, (k, _) in zip(node, ks))
                 ks.append(slope(z[rows] + h.view(wide).to(z) * move, place[rows] + sum(node) * h, rows))
             new, more = (sum(w * k[i] for w, k in zip(NODES[-1], ks)) for i in (0, 1))
             off, rest = (sum(w * k[i] for w, k in zip(ERROR, ks)) for i in (0, 1))
@@ -107,6 +108,7 @@ class Likelihood:
             good = error <= 1
             done = rows[good]
             z = z.index_copy(0, done, new[good])
+            first = tuple(f.index_copy(0, done, k[good]) for f, k in zip(first, ks[-1]))
             gain[done] += (h * more)[good]
             place[done] += h[good]
             size[rows] = h * (0.9 * error.clamp_min(1e-8) ** -0.2).clamp(0.2, 5.0)

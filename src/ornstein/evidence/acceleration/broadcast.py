@@ -5,7 +5,7 @@ from __future__ import annotations
 from ornstein.evidence import Evidence, Row, verdict
 from ornstein.evidence.acceleration import _ground
 
-TRIAL = ("attention=1,cross_attention=1,temporal=1", "attention=2,mlp=3,window=(0.1,0.9)", ("dit", "unet"))
+TRIAL = ("attention=1,cross_attention=1,temporal=1", "attention=2,mlp=3,window=(0.05,1)", ("dit", "unet"))
 FOREIGN = ("DiTTransformer2DModel", "PixArtTransformer2DModel", "SD3Transformer2DModel", "FluxTransformer2DModel",
            "WanTransformer3DModel", "CogVideoXTransformer3DModel", "UNet2DConditionModel")  # fmt: skip
 CLAIM = ("On the digits DiT outputs of attention and mlp reused for two or three evaluations (FORA) stay nearer to the full run "

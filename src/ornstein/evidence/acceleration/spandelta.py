@@ -10,7 +10,7 @@ FOREIGN = ("DiTTransformer2DModel", "PixArtTransformer2DModel", "SD3Transformer2
            "WanTransformer3DModel")  # fmt: skip
 CLAIM = ("On the digits DiT a rear span passed by early and a front span late stays nearer to the full run than the reverse, than "
          "fewer steps of the same solver and than fewer steps of DPM-Solver++(2M), at equal FLOPs.")  # fmt: skip
-OTHERS = ("order=front_rear", "order=rear", "order=front", "order=rear,offset=False", "order=front,offset=False")
+OTHERS = ("order=front_rear", "order=front,offset=False")
 
 
 def run(quick: bool = True) -> Evidence:

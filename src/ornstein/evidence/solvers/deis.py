@@ -6,6 +6,7 @@ from ornstein.evidence import Evidence, verdict
 
 from ._ground import below, rows
 
+VARIANTS = ("points=2", "points=3", "points=2,variable=logrho")  # that `ornstein bench solvers` tries beside the default
 CLAIM = (
     "At equal calls, 11, 21 and 41, tAB3-DEIS ends nearer the exact solution than DDIM, which is tAB0-DEIS, and than "
     "DPM-Solver++(2M) on the linear flow, on VP and on EDM with their customary grids."

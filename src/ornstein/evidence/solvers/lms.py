@@ -6,6 +6,7 @@ from ornstein.evidence import Evidence, verdict
 
 from ._ground import below, rows
 
+VARIANTS = ("points=2",)  # that `ornstein bench solvers` tries beside the default
 CLAIM = (
     "At equal calls, 11, 21 and 41, LMS with four points ends nearer the exact solution than DDIM, which is LMS with one, "
     "than Heun and than DPM-Solver++(2M) on the linear flow, on VP and on EDM with their customary grids."

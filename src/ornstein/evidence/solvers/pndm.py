@@ -11,6 +11,7 @@ from ornstein.evidence import Evidence, Row, verdict
 
 from ._ground import GRIDS, METRIC, ROWS, SEEDS, below, ground, rows
 
+VARIANTS = ("warmup=improved", "terms=2")  # that `ornstein bench solvers` tries beside the default
 CLAIM = (
     "At equal calls, 11, 21 and 41, PNDM with low-order warm-up ends nearer the exact solution than DDIM on the linear "
     "flow, both VP schedules and EDM; and as published (Runge-Kutta warm-up) with 50 calls nearer than DDIM with 1000 on "

@@ -7,6 +7,7 @@ from ornstein.evidence import Evidence, verdict
 from ._ground import below
 from ._singlestep import rows
 
+VARIANTS = ("method=midpoint",)  # that `ornstein bench solvers` tries beside the default
 CLAIM = (
     "At most 24 and 40 calls, RK4 ends nearer the exact solution than Euler, Heun, the midpoint rule and "
     "DPM-Solver++(2M) on the linear flow, on VP and on EDM with their customary grids."

@@ -6,6 +6,7 @@ from ornstein.evidence import Evidence, verdict
 
 from ._ground import below, rows
 
+VARIANTS = ("points=3", "points=2,variant=bh1")  # that `ornstein bench solvers` tries beside the default
 CLAIM = (
     "At equal calls, 6, 11, 21 and 41, UniPC-2 ends nearer the exact solution than its predictor alone, which is "
     "DPM-Solver++(2M), and than DDIM on the linear flow, on VP and on EDM with their customary grids."

@@ -1,0 +1,147 @@
+"""What the contract leaves unsaid of LESA: what forecasts are exact for, experts, what is learned, and refusals."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+from ornstein.acceleration.lesa import LESA, hats, slopes
+from ornstein.core import catalog
+from ornstein.core.artefact import Artefact
+from ornstein.core.clock import Clock
+from ornstein.core.denoiser import Denoiser
+from ornstein.core.errors import OrnsteinError
+from ornstein.core.loop import sample
+from ornstein.core.seam import Run, attach, calling, running
+from ornstein.core.sites import Seat
+from ornstein.recipes.train_lesa import Recipe, _Recorder, train_lesa
+
+
+class Power(nn.Module):
+    seat = Seat("block", streams=("x",))
+
+    def __init__(self, power: int) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, x):
+        return x**self.power
+
+
+class Curve(nn.Module):
+    """Fed with its own time, what leaves the last block is t^power."""
+
+    def __init__(self, power: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Power(1), Power(power)])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def forecasts(power, plugin, times):
+    """What comes out [K, B] at times [K, B], and how often the last block was computed."""
+    net, run, out = Curve(power), Run(), []
+    detach = attach(net, plugin)
+    try:
+        with running(run):
+            for k, t in enumerate(times):
+                with calling(Clock(k, t=t, ids=(0, 1))):
+                    out.append(net(t.double()))
+    finally:
+        detach()
+    return torch.stack(out), run.record.computed_at["blocks.1/block"]
+
+
+UNEVEN = torch.tensor([1.0, 0.93, 0.85, 0.7, 0.66, 0.5, 0.43, 0.3, 0.2, 0.15, 0.05], dtype=torch.float64)
+TIMES = torch.stack([UNEVEN, UNEVEN.flip(0)], 1)  # the rows stand at different times
+
+
+def learned(rows, interval=3, bounds=()):
+    return Artefact("lesa", {"weights": torch.tensor(rows)}, {"bounds": list(bounds), "interval": interval})
+
+
+def test_unlearned_it_is_the_line_through_two_features():
+    out, computed = forecasts(1, LESA(3), TIMES)
+    assert torch.allclose(out, TIMES, atol=1e-6) and computed == 2 + 3  # 0, 1, 4, 7, 10
+    out, _ = forecasts(2, LESA(2, warmup=1), TIMES)
+    assert torch.equal(out[1].double(), TIMES[0] ** 2), "of one feature there is no slope"
+    twice = TIMES.repeat_interleave(2, 0)
+    assert forecasts(1, LESA(2, warmup=3), twice)[0].isfinite().all()
+
+
+def test_the_coefficients_of_a_parabola_make_it_exact():
+    """With even times h = h_0 + r S_0 + r (r + 1) / 2 (S_0 - S_1)."""
+    gain = [r * (r + 1) / 2 for r in (1 / 3, 2 / 3, 1)]
+    part = LESA(3, learned([[gain, [-g for g in gain]]]), warmup=1)
+    even = torch.linspace(1, 0.1, 13, dtype=torch.float64)[:, None].expand(-1, 2)
+    out, computed = forecasts(2, part, even)
+    assert computed == 5 and torch.allclose(out[6:], even[6:] ** 2, atol=1e-6)
+    assert not torch.allclose(forecasts(2, LESA(3, warmup=1), even)[0][6:], even[6:] ** 2, atol=1e-3)
+
+
+def test_each_row_has_the_expert_of_its_time():
+    part = LESA(2, learned([[[0.0]], [[1.0]]], 2, [0.5]))
+    out, _ = forecasts(1, part, TIMES)
+    off = (out - TIMES).abs() > 1e-6
+    assert not off[TIMES >= 0.5].any() and off[TIMES < 0.5].any()
+    assert off.any(0).all(), "either row comes through the low times"
+
+
+def test_hats_and_slopes():
+    r = torch.tensor([0.0, 1 / 6, 1 / 3, 0.5, 1.0, 2.0], dtype=torch.float64)
+    expected = torch.tensor([[0, 0, 0], [0.5, 0, 0], [1, 0, 0], [0.5, 0.5, 0], [0, 0, 1], [0, 0, 1]], dtype=torch.float64)
+    assert torch.allclose(hats(r, 3), expected)
+    at = torch.tensor([[0.4, 0.6, 1.0]], dtype=torch.float64)
+    r, mix = slopes(torch.tensor([0.3], dtype=torch.float64), at)
+    assert torch.allclose(r, torch.tensor([0.5], dtype=torch.float64))
+    assert torch.allclose(mix[0] @ at[0], torch.full((2,), -0.2, dtype=torch.float64))  # a line has one slope
+
+
+@cache
+def denoiser() -> Denoiser:
+    torch.manual_seed(3)
+    net = catalog.build("backbones", "dit:channels=1,patch=2,width=32,depth=4,heads=4,classes=10")
+    for key, parameter in net.named_parameters():
+        nn.init.normal_(parameter, std=0.02 if key.startswith("time") else 0.12)
+    return Denoiser(net.eval().requires_grad_(False), catalog.build("processes", "flow"))
+
+
+def labels(source, batch):
+    return {"label": torch.randint(10, (batch,), generator=source)}
+
+
+def test_what_is_learned_is_nearer_saved_and_for_one_interval(tmp_path):
+    """On trajectories of another seed: how far the squared error of the forecasts falls below Taylor's."""
+    before = denoiser().backbone.state_dict()["blocks.0.mlp.0.weight"].clone()
+    found = train_lesa(denoiser(), (1, 8, 8), labels, Recipe(steps=16, samples=6))
+    assert torch.equal(before, denoiser().backbone.state_dict()["blocks.0.mlp.0.weight"])
+    assert not any("forward" in m.__dict__ for m in denoiser().backbone.modules()), "nothing stays attached"
+    path, bounds = found.save(tmp_path / "lesa.safetensors"), tuple(found.settings["bounds"])
+    check = _Recorder(LESA(3, path), (3, 3, 3), bounds, closed=False)
+    detach = attach(denoiser().backbone, check)
+    cond = labels(torch.Generator().manual_seed(8), 4)
+    sample(denoiser(), (4, 1, 8, 8), catalog.build("solvers", "ddim"), 16, cond=cond, seed=9)
+    detach()
+    c = LESA(3, path).weights.flatten(1)
+    gain = torch.einsum("ei,eij,ej->e", c, check.square, c) - 2 * (c * check.target).sum(1)
+    best = -(check.solve(1e-6).flatten(1) * check.target).sum(1)
+    assert (gain < 0.8 * best).all() and (best < 0).all(), "each expert gains at least 0.8 of what it could"
+    found.check(denoiser(), grid="uniform", shape=(1, 8, 8))
+    with pytest.raises(OrnsteinError, match="learned for interval=3, not 4"):
+        LESA(4, path)
+
+
+def test_refusals():
+    for settings in ({"interval": 0}, {"warmup": 0}):
+        with pytest.raises(OrnsteinError, match="at least 1"):
+            LESA(**settings)
+    with pytest.raises(OrnsteinError, match="at least 2"):
+        train_lesa(denoiser(), (1, 8, 8), None, Recipe(history=1))
+    with pytest.raises(OrnsteinError, match="no network"):
+        train_lesa(lambda x, t: x, (1, 8, 8))
