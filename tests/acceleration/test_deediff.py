@@ -19,7 +19,7 @@ from ornstein.core.denoiser import Denoiser
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.seam import Run, attach, calling, running
 from ornstein.core.sites import Seat
-from ornstein.recipes.train_deediff import Recipe, train_deediff
+from ornstein.recipes.train_deediff import Recipe, _exit, train_deediff
 
 
 class Grow(nn.Module):
@@ -57,10 +57,10 @@ def answer(net, plugin, x, rates):
 
 
 def test_each_sample_leaves_after_the_first_block_that_changes_it_little():
-    rates = torch.tensor([[0.5, 0.01, 0.5], [0.5, 0.5, 0.5], [0.01, 0.5, 0.5], [0.5, 0.5, 0.5]])  # [block, sample]
+    rates = torch.tensor([[0.01, 0.5, 0.5], [0.5, 0.5, 0.5], [0.5, 0.5, 0.01], [0.5, 0.5, 0.5]])  # [block, sample]
     net, x = Net(), torch.ones(3, 2, 4)
     out, record = answer(net, DeeDiff(0.1), x, rates)
-    grown = torch.tensor([1.5 * 1.5 * 1.01, 1.01, 1.5**4])
+    grown = torch.tensor([1.01, 1.5**4, 1.5 * 1.5 * 1.01])
     assert torch.allclose(out[:, 0, 0], grown) and [b.rows for b in net.blocks] == [3, 2, 2, 1]
     assert record.facts["deediff"]["cond"]["exits"] == 2
     assert record.computed_at["blocks.3/block"] == pytest.approx(1 / 3)
@@ -73,6 +73,7 @@ def test_heads_are_what_leaves_and_what_decides():
     torch.manual_seed(0)
     arrays = {"knots": torch.tensor([0.0, 1.0]), "out": torch.randn(3, 2, 5, 4), "doubt": torch.zeros(3, 6)}
     arrays["doubt"][0, :4] = torch.tensor([3.0, -1, -1, -1])  # certain where the first channel is low
+    arrays["doubt"][0, 4:] = -6.0
     x = torch.randn(4, 2, 4)
     rates, net = torch.zeros(4, 4), Net()
     u = uncertainty(arrays, 0, x, torch.full((4,), 0.5))
@@ -81,9 +82,17 @@ def test_heads_are_what_leaves_and_what_decides():
     goes = u < threshold
     mean = arrays["out"][0].mean(0)  # half way between the knots
     assert torch.allclose(out[goes], (x + x @ mean[:4] + mean[4])[goes], atol=1e-5)
-    if threshold < 0.5:  # the other heads say exactly 1/2
-        assert torch.equal(out[~goes], x[~goes]) and record.facts["deediff"]["cond"]["exits"] == 2
+    assert threshold < 0.5, "the other heads say exactly 1/2"
+    assert torch.equal(out[~goes], x[~goes]) and record.facts["deediff"]["cond"]["exits"] == 2
     assert torch.equal(leave(arrays, 0, x, torch.zeros(4)), x + x @ arrays["out"][0, 0, :4] + arrays["out"][0, 0, 4:])
+
+
+def test_an_exit_is_exact_where_the_rest_is_linear_between_the_knots():
+    torch.manual_seed(0)
+    h, t, knots = torch.randn(40, 3, 4), torch.rand(40), torch.tensor([0.0, 1.0])
+    last = h @ torch.randn(4, 4) + t[:, None, None] * torch.randn(4)
+    out = _exit(h, last, hats(t, knots), torch.rand(40) + 1, 1e-9)
+    assert torch.allclose(leave({"knots": knots, "out": out[None]}, 0, h, t), last, atol=1e-4)
 
 
 def test_hats_interpolate_and_stay_constant_outside():

@@ -58,7 +58,7 @@ class Net(nn.Module):
 
 
 def answers(plugin, steps=4, evaluations=1):
-    """At step k (and its evaluations) the branches see k + 1."""
+    """At step k the branches see k + 1, and half more at a second evaluation."""
     net, run, out = Net(), Run(), []
     detach = attach(net, plugin)
     try:
@@ -66,7 +66,7 @@ def answers(plugin, steps=4, evaluations=1):
             for k in range(steps):
                 for e in range(evaluations):
                     with calling(Clock(k, e, steps, ids=(0,))):
-                        out.append(net(torch.full((1, 1), k + 1.0)).item())
+                        out.append(net(torch.full((1, 1), k + 1 + e / 2)).item())
     finally:
         detach()
     return out, run.record
@@ -83,7 +83,7 @@ def test_a_table_says_which_branch_is_computed_when(tmp_path):
     assert answers(HarmoniCa(found, threshold=0.09))[0] == [11.0, 12.0, 12.0, 44.0]
     path = found.save(tmp_path / "table.safetensors")
     out, record = answers(catalog.build("acceleration", f"harmonica:router='{path}'"), evaluations=2)
-    assert out == [11.0, 11.0, 12.0, 12.0, 12.0, 12.0, 42.0, 42.0]
+    assert out == [11.0, 16.5, 17.0, 17.5, 17.5, 17.5, 42.5, 47.5]
     assert record.facts["harmonica"]["cond"] == {"cache_bytes": 8, "evaluations": 8}
     assert answers(HarmoniCa(interval=2))[0] == [11.0, 11.0, 33.0, 33.0]
 

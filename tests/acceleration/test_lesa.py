@@ -137,6 +137,24 @@ def test_what_is_learned_is_nearer_saved_and_for_one_interval(tmp_path):
         LESA(4, path)
 
 
+class Parabola(Curve):
+    """A backbone whose last block says t^2, whatever x is."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x, t, cond=None):
+        return super().forward(t[:, None, None, None].expand_as(x).float())
+
+
+def test_a_parabola_is_learned():
+    known = Denoiser(Parabola(), catalog.build("processes", "flow"))
+    found = train_lesa(known, (1, 2, 2), None, Recipe(steps=24, samples=2, history=3, experts=1, ridge=1e-9))
+    even = torch.linspace(1, 0, 25, dtype=torch.float64)[:-1, None].expand(-1, 2)
+    errors = [(forecasts(2, part, even)[0] - even**2).abs()[6:].max() for part in (LESA(3, found), LESA(3))]
+    assert errors[0] < 0.2 * errors[1]
+
+
 def test_refusals():
     for settings in ({"interval": 0}, {"warmup": 0}):
         with pytest.raises(OrnsteinError, match="at least 1"):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ornstein.core.denoiser import Denoiser
 from ornstein.core.errors import OrnsteinError
 from ornstein.editing.semantic_direction import SemanticDirection
 from ornstein.processes.edm import EDM
@@ -27,6 +28,15 @@ def test_they_are_the_singular_vectors(process):
         assert torch.allclose(values[k], want[:2], rtol=1e-3)
         assert torch.allclose((found[k] @ right[:2].T).abs(), torch.eye(2, dtype=torch.float64), atol=0.03)
     assert (found.sum(2) >= 0).all() and torch.allclose(found @ found.mT, torch.eye(2, dtype=torch.float64), atol=1e-8)
+
+
+def test_right_ones_and_not_left_ones():
+    matrix = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    _, want, right = torch.linalg.svd(matrix)
+    denoiser = Denoiser(lambda x, told, cond: x @ matrix.T, EDM(), "x0")
+    found, values = replace(WAY, iterations=80).directions(denoiser, torch.zeros(1, 5, dtype=torch.float64), 1.0)
+    assert torch.allclose(values[0], want[:2], rtol=1e-4)
+    assert torch.allclose((found[0] * right[:2]).sum(1).abs(), torch.ones(2, dtype=torch.float64), atol=1e-3)
 
 
 def test_neighbours_do_not_matter():

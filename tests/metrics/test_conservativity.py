@@ -51,6 +51,15 @@ def test_gauge_of_a_mixture():
     assert close.abs().max() < 0.1
 
 
+def test_the_gauge_residual_of_a_stretch():
+    one = Mixture(torch.zeros(1, 2), torch.tensor(1.0), EDM())
+    field = Denoiser(lambda x, told, cond: one(x, (-told / 2).exp()).score + 0.3 * x, EDM(), "score", time="logsnr")
+    y = torch.tensor([[1.0, 0.0], [2.0, -1.0]], dtype=torch.float64)
+    left = 0.3 * (2 - y.square().sum(1) / 1.25)  # div r + <r, score> of r = 0.3 y at sigma 1/2
+    want = 0.5 * left / (0.3**2 * y.square().sum(1)).mean().sqrt()
+    assert torch.allclose(gauge_residual(field, one, y, 0.5), want, atol=1e-10)
+
+
 def test_errors():
     with pytest.raises(OrnsteinError, match="Give at least 1"):
         Conservativity(probes=0)

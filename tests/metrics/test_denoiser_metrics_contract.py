@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from ornstein.core import catalog
+from ornstein.core.denoiser import Denoiser
 from ornstein.core.errors import OrnsteinError
+from ornstein.metrics.layers.jacobian import divergence, full, probes, pull, push
 from ornstein.metrics.layers.measure import Measure
 from ornstein.processes.edm import EDM
 from ornstein.processes.flow import Flow
@@ -44,15 +46,28 @@ def test_protocol_and_determinism(name):
     assert torch.equal(state, torch.get_rng_state()) and torch.equal(x, kept) and not x.requires_grad
 
 
+def wrong(mixture):
+    """No diffusion and no gradient, so that nothing is 0 or whole."""
+    turn = torch.tensor([[1.1, 0.3, 0.0], [-0.2, 0.9, 0.1], [0.0, 0.4, 1.0]], dtype=torch.float64)
+
+    def noise(x, told, cond):
+        return mixture(x, mixture.process.time(told), cond).noise @ turn
+
+    return Denoiser(noise, VP(), "noise", time="logsnr")
+
+
 @each
-def test_a_sample_depends_on_its_id_and_not_on_its_neighbours(name):
-    mixture, x, cond = bed()
-    metric = catalog.load("metrics", name)()
-    whole = metric.per_sample(mixture, x, cond)
-    assert whole.shape == (6,) and whole.dtype == torch.float64 and not whole.requires_grad
+@pytest.mark.parametrize("probes", [False, True])
+def test_a_sample_depends_on_its_id_and_not_on_its_neighbours(name, probes):
+    mixture, x, cond = bed(VP())
+    part, bent = catalog.load("metrics", name), wrong(mixture)
+    metric = part(exact=0) if probes and hasattr(part(), "exact") else part()
+    measure = metric.spectrum if name == "intrinsic_dimension" else metric.per_sample
+    whole = measure(bent, x, cond)
+    assert metric.per_sample(bent, x, cond).shape == (6,) and whole.dtype == torch.float64 and not whole.requires_grad
     order = torch.tensor([4, 1, 3])
-    part = metric.per_sample(mixture, x[order], {"label": cond["label"][order]}, order.tolist())
-    assert torch.allclose(part, whole[order], atol=1e-9)
+    part = measure(bent, x[order], {"label": cond["label"][order]}, order.tolist())
+    assert torch.allclose(part, whole[order], rtol=1e-7, atol=1e-9)
 
 
 @each
@@ -89,3 +104,19 @@ def test_bad_input_is_named_with_a_remedy(name):
         assert found.value.remedy
     with pytest.raises(OrnsteinError, match="2 sample ids for 6 samples"):
         metric(mixture, x, cond, [0, 1])
+
+
+def test_products_with_a_jacobian():
+    def f(y, rows=None):
+        return torch.stack([y[:, 0] ** 2, y[:, 1] * y[:, 0], y[:, 2].sin() + y[:, 1]], 1)
+
+    y = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    want = torch.stack([torch.func.jacrev(lambda v: f(v[None])[0])(row) for row in y])
+    value, jacobian = full(f, y)
+    assert torch.allclose(value, f(y)) and torch.allclose(jacobian, want)
+    v = torch.ones_like(y)
+    assert torch.allclose(push(f, y, v)[1], want.sum(2)) and torch.allclose(pull(f, y, v), want.sum(1))
+    signs = probes(y, 4000, 0, range(2), 0)
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    trace = want.diagonal(dim1=1, dim2=2).sum(1)
+    assert torch.allclose(divergence(f, y)[1], trace) and torch.allclose(divergence(f, y, signs)[1], trace, atol=0.15)

@@ -1,11 +1,12 @@
 """Confidence-gated forecast: where a polynomial foretells the first block well, the last block's is believed too.
 
-Forecasting When to Forecast: Accelerating Diffusion Models with Confidence-Gated Taylor, 2025, arXiv:2508.02240. The first
-block is always computed, h_0 = B_0(h). A sample whose own forecast H_0 of it, through its last full evaluations, errs by
-mean|H_0 - h_0| < threshold mean|h_0| takes the forecast of what leaves the last block; the others go on. Verification by a
-later block, and a threshold that falls over the run, tau decay^(k/K), are those of SpeCa: Accelerating Diffusion
-Transformers with Speculative Feature Caching, 2025, arXiv:2509.11628. A skip costs verify + 1 blocks of L; m + 1 outputs
-of each stage and check_order + 1 of the verified block are stored; the gate waits for the device once per evaluation.
+Forecasting When to Forecast: Accelerating Diffusion Models with Confidence-Gated Taylor, Guan, Jiang, Chen, et al., 2025,
+arXiv:2508.02240. The first block is always computed, h_0 = B_0(h). A sample whose own forecast H_0 of it, through its last
+full evaluations, errs by mean|H_0 - h_0| < threshold mean|h_0| takes the forecast of what leaves the last block; the others
+go on. Verification by a later block, and a threshold that falls over the run, tau decay^(k/K), are those of SpeCa:
+Accelerating Diffusion Transformers with Speculative Feature Caching, Liu, Zou, Lyu, et al., 2025, arXiv:2509.11628. A skip
+costs verify + 1 blocks of L; m + 1 outputs of each stage and check_order + 1 of the verified block are stored; the gate
+waits for the device once per evaluation.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from ornstein.core.clock import Clock
 from ornstein.core.denoiser import Denoiser
 from ornstein.core.effects import Effects
 from ornstein.core.errors import OrnsteinError
-from ornstein.core.loop import Solver, sample
+from ornstein.core.loop import Controller, Solver, State, sample
 from ornstein.core.seam import Call, Run, Streams, attach
 from ornstein.core.sites import Site
 
@@ -106,31 +106,48 @@ class _Probe(DiffSparse):
         return self.share if (clock.step, layer) == self.at else 0.0
 
 
+class _Trail(Controller):
+    """The states of a run, the first included."""
+
+    def __init__(self) -> None:
+        self.states: list[State] = []
+
+    def begin(self, state: State) -> State:
+        self.states.append(state)
+        return state
+
+    def after(self, before: State, now: State) -> State:
+        self.states.append(now)
+        return now
+
+
 def calibrate(denoiser: Denoiser, noise: Sequence[int], solver: Solver, steps: int, kept: float = 0.5, *, cond: Any = None,
               seed: int = 1000, rule: str = "uniform", levels: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> Artefact:  # fmt: skip
     """The table of shares for runs of so many steps that keeps a share `kept` of all tokens of all layers and steps.
 
-    C_{l,s} is measured: the squared distance of the final samples [B, ...] to those of the full run where layer l alone
-    keeps s at one step. noise: shape of the samples to measure on; levels: the shares s, 0 first. Takes (levels - 1)
-    layers steps runs.
+    C_{l,s} is measured: the squared distance of the final samples to those of the full run where layer l alone keeps s of
+    what it said one step earlier. noise: shape of the samples to measure on; levels: the shares s, 0 first. Takes
+    (levels - 1) layers runs from each step on.
     """
 
-    def drawn(part: DiffSparse) -> Tensor:
+    def drawn(part: DiffSparse, start: State) -> Tensor:
         detach = attach(denoiser.backbone, part)
-        try:
-            return sample(denoiser, noise, solver, steps, cond=cond, seed=seed, rule=rule, run=run)
+        try:  # in the step before the probe, the first of its run, the layers fill their memory
+            return sample(denoiser, noise, solver, steps, rule=rule, start=start, run=run)
         finally:
             detach()
 
-    run = Run()
-    full = drawn(DiffSparse(0.0))
+    trail, run = _Trail(), Run()
+    full = sample(denoiser, noise, solver, steps, cond=cond, seed=seed, rule=rule, controllers=[trail])
+    drawn(DiffSparse(0.0), trail.states[-2])
     layers = sum(k.endswith("/branch") for k in run.record.asked_at)
     costs = torch.full((steps, layers, len(levels)), torch.inf)
     costs[..., 0] = 0
     for step in range(1, steps):
         for layer in range(layers):
             for i, share in enumerate(levels[1:], 1):
-                costs[step, layer, i] = (drawn(_Probe(share, at=(step, layer))) - full).square().sum()
+                x = drawn(_Probe(share, at=(step, layer)), trail.states[step - 1])
+                costs[step, layer, i] = (x - full).square().mean()
     saved = torch.tensor([round(100 * s) for s in levels]).expand(steps * layers, -1)
     choice = allocate(costs.flatten(0, 1), saved, round(kept * 100 * steps * layers))
     shares = torch.tensor(levels, dtype=torch.float32)[choice].view(steps, layers)

@@ -1,7 +1,7 @@
 """DyDiT: the width of every block follows the time, and tokens that need no mlp get none.
 
-DyDiT++: Dynamic Diffusion Transformers for Efficient Visual Generation, Zhao et al., 2025, arXiv:2504.06803; DyDiT,
-arXiv:2410.03456. Heads and groups of mlp channels are on where sigmoid(R(t)) > 1/2, the first always (timestep-wise dynamic
+DyDiT++: Diffusion Transformers with Timestep and Spatial Dynamics for Efficient Visual Generation, Zhao, Han, Tang, et al.,
+2025, arXiv:2504.06803. Heads and groups of mlp channels are on where sigmoid(R(t)) > 1/2, the first always (timestep-wise dynamic
 width); a token gets x + gate mlp(.) where sigmoid(S(x)) > 1/2, else x (spatial-wise dynamic token). Taught with noise on
 the logits, a straight-through gradient and (F_dynamic / F - lambda)^2. Widths depend on t alone, so a batch at one time is
 dense; tokens of all samples go through the mlp as one list. Slim weights are cut when a width changes, and held.
@@ -32,6 +32,7 @@ from ornstein.core.sites import Site
 
 __all__ = ["DyDiT", "learn_dydit"]
 
+# budget: widths, tokens and how both are learned stand together, so that what is taught is what runs
 KIND, TAU = "dydit", 5.0  # of the straight-through gradient (the paper's)
 NAMES = ("attention.time", "attention.bias", "mlp.time", "mlp.bias", "tokens.in", "tokens.out", "tokens.bias", "order")
 

@@ -1,9 +1,10 @@
 """Elastic DiT: before each block a router says, sample by sample, whether it is computed and how wide its mlp is.
 
-Elastic Diffusion Transformer, Wang et al., 2026, system E-DiT. For a block F and its tokens x: h = relu(A (LN(x) (1 + scale(t)) +
-shift(t))), p = sigmoid(b + mean_tokens w h); x + F(x) where p > 1/2, else x; the mlp uses a prefix of 1/4, 1/2, 3/4 or all
-of its channels, by the largest of four logits. Where p lies barely above 1/2 a sample takes the block's last offset F(x')
-for up to `uses` evaluations. A router costs N D r multiplications per block, beside 12 N D^2; an offset per block is stored.
+Elastic Diffusion Transformer, Wang, Lai, Chen, et al., 2026, arXiv:2602.13993. For a block F and its tokens x:
+h = relu(A (LN(x) (1 + scale(t)) + shift(t))), p = sigmoid(b + mean_tokens w h); x + F(x) where p > 1/2, else x; the mlp
+uses a prefix of 1/4, 1/2, 3/4 or all of its channels, by the largest of four logits. Where p lies barely above 1/2 a sample
+takes the block's last offset F(x') for up to `uses` evaluations. A router costs N D r multiplications per block, beside
+12 N D^2; an offset per block is stored.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ornstein.core.sites import Site
 
 __all__ = ["Elastic", "learn_elastic"]
 
+# budget: the two routers, offsets and how they are learned stand together, so that what is taught is what runs
 KIND, WIDTHS = "elastic", (0.25, 0.5, 0.75, 1.0)
 NAMES = ("gate.time", "gate.in", "gate.out", "gate.bias", "width.in", "width.out", "width.bias", "order")
 

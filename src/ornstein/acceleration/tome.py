@@ -39,6 +39,7 @@ class ToMe:
     least: int = 16  # tokens below which a branch stays whole (the paper merges at the highest resolution only)
     columns: int = 0  # tokens in a row of the image; 0: the square root, or plain runs of stride^2 where it is not whole
     roles: tuple[str, ...] = ("attention",)  # of the branches that run merged (the paper: attention; mlp is an option)
+    window: tuple[float, float] = (0.0, 1.0)  # times within which tokens are merged (the paper: all)
     wander: bool = True  # the destination's place in its cell changes with cell and step, else it is the first
     effects: ClassVar[Effects] = Effects.of(replaces="tokens")
 
@@ -56,7 +57,8 @@ class ToMe:
         name, x = next((k, v) for k, v in streams.items() if isinstance(v, Tensor))
         tokens = x.shape[1] if x.ndim == 3 else 0
         gone = int(self.ratio * tokens)
-        if not gone or tokens < self.least:
+        rows = self._inside(clock, len(x))
+        if not gone or tokens < self.least or (rows is not None and not rows.any()):
             note(run, clock, "tome", memory, {"branches": 1})
             return run(streams)
         if not self._known(site, x, memory):
@@ -65,10 +67,27 @@ class ToMe:
         left = pick(x, memory["left"])
         into = memory["into"][..., None].expand(-1, -1, x.shape[2])
         left = left.scatter_reduce(1, into, pick(x, memory["merged"]), "mean")  # each destination with its sources
-        out = narrowed(run, memory["left"], tokens)({**streams, name: left})
+        merged, where = {**streams, name: left}, memory["where"]
+        call = narrowed(run, memory["left"], tokens)
         note(run, clock, "tome", memory, {"branches": 1, "branches_merged": 1})
-        first = next(iter(out))  # what else a joint attention answers is of the text
-        return {**out, first: pick(out[first], memory["where"])}
+        if rows is None:
+            out = call(merged)
+            first = next(iter(out))  # what else a joint attention answers is of the text
+            return {**out, first: pick(out[first], where)}
+        out, inside = run(streams, (~rows).nonzero()[:, 0]), call(merged, rows.nonzero()[:, 0])
+        first = next(iter(out))
+        inside = {**inside, first: pick(inside[first], where[rows])}
+        whole = {k: v.new_zeros(len(x), *v.shape[1:]).index_copy(0, (~rows).nonzero()[:, 0], v) for k, v in out.items()}
+        return {k: v.index_copy(0, rows.nonzero()[:, 0], inside[k]) for k, v in whole.items()}
+
+    def _inside(self, clock: Clock, batch: int) -> Tensor | None:
+        """Which rows [B] stand within the window; None: all."""
+        if self.window[0] <= 0 and self.window[1] >= 1:
+            return None
+        t = torch.as_tensor(clock.t)
+        t = (t.flatten(1).mean(1) if t.ndim > 1 else t).expand(batch)
+        rows = (t >= self.window[0]) & (t <= self.window[1])
+        return None if bool(rows.all()) else rows
 
     def _known(self, site: Site, x: Tensor, memory: dict) -> bool:
         """Whether the mlp may use what its block's attention found."""

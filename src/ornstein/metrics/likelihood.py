@@ -9,7 +9,7 @@ Every Gaussian process is the linear flow in z = x/(a+s), tau = s/(a+s), dz/dtau
 s(t_min) up, in a coordinate that is fine near the data, by Dormand's and Prince's pair of order 5(4) with a step of its
 own for every sample. What is measured is the density of the data blurred by noise of the smallest level. The prior is
 N(0, s^2) at t_max, exact where a(t_max) = 0. Cost: 6 evaluations a step, each D rows up to `exact` dimensions and
-`probes` rows above, with a forward derivative; about 20 to 100 steps.
+`probes` rows above, with a forward derivative; about 10 to 30 steps.
 """
 
 from __future__ import annotations

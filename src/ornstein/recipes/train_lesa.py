@@ -1,10 +1,10 @@
 """Learn LESA's predictor for a frozen denoiser: a ridge regression on the features of its own trajectories, in two stages.
 
-Cai et al., 2026, arXiv:2602.20497. Stage 1 follows the full trajectory and fits each expert's coefficients to what the network truly says at the
-evaluations that will be left out; stage 2 follows the trajectory of the forecasts, as sampling will, and fits anew. The
-publication trains a KAN by gradient descent with an L1 loss; the coefficients of fixed hats have a closed form in the
-squared loss: C = (sum X X^T + ridge)^-1 sum X y with X_jm = phi_m(r) S_j, y = h - h_0 - r S_0. Every evaluation is computed
-while training; the regression itself costs nothing.
+Cai et al., 2026, arXiv:2602.20497. Stage 1 follows the full trajectory and fits each expert's coefficients to what the
+network truly says at the evaluations that will be left out; stage 2 follows the trajectory of the forecasts, as sampling
+will, and fits anew. The publication trains a KAN by gradient descent with an L1 loss; the coefficients of fixed hats have a
+closed form in the squared loss: C = (sum X X^T + ridge)^-1 sum X y with X_jm = phi_m(r) S_j, y = h - h_0 - r S_0. Every
+evaluation is computed while training; the regression itself costs nothing.
 """
 
 from __future__ import annotations

@@ -32,11 +32,13 @@ class Slices:
     def fits(self, keep: Tensor) -> bool:
         return torch.equal(self.keep, keep)
 
-    def take(self, number: int, weight: Tensor, bias: Tensor | None, rows: Tensor, axis: int) -> tuple:
+    def take(self, number: int, weight: Tensor, bias: Tensor | None, axis: int, copies: int, layout: Layout) -> tuple:
+        """(weight, bias, index of the kept outputs or inputs) of the linear layer that is met as this number."""
         if number == len(self.parts):
-            index = rows.to(weight.device)
+            each = (self.keep[:, None] * layout[1] + torch.arange(layout[1])).flatten()
+            index = (torch.arange(copies)[:, None] * layout[0] * layout[1] + each).flatten().to(weight.device)
             less = bias[index] if bias is not None and axis == 0 else bias
-            self.parts.append((weight.index_select(axis, index), less))
+            self.parts.append((weight.index_select(axis, index), less, index))
         return self.parts[number]
 
     def tensors(self) -> list[Tensor]:
@@ -121,22 +123,17 @@ class Slim(_Width):
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, last: bool) -> Tensor:
         total = self.whole[0] * self.whole[1]
         if last:
-            rows = self._channels(1, total)
-            return F.linear(x[..., rows.to(x.device)] if self.attention else x, *self.slices.take(
-                self.linears, weight, bias, rows, 1))  # fmt: skip
+            weight, bias, index = self.slices.take(self.linears, weight, bias, 1, 1, self.whole)
+            return F.linear(x[..., index] if self.attention else x, weight, bias)
         if weight.shape[0] % total:
             raise OrnsteinError(f"a linear layer at '{self.name}' does not give whole heads",
                                 "Leave this attention's width as it is.")  # fmt: skip
         copies = weight.shape[0] // total  # q, k and v from one layer: in this order, each of all heads
-        rows = self._channels(copies, total)
-        part = F.linear(x, *self.slices.take(self.linears, weight, bias, rows, 0))
+        weight, bias, index = self.slices.take(self.linears, weight, bias, 0, copies, self.whole)
+        part = F.linear(x, weight, bias)
         if not self.attention:
             return part
-        return part.new_zeros(*part.shape[:-1], copies * total).index_copy(-1, rows.to(part.device), part)
-
-    def _channels(self, copies: int, total: int) -> Tensor:
-        each = (self.keep[:, None] * self.whole[1] + torch.arange(self.whole[1])).flatten()
-        return (torch.arange(copies)[:, None] * total + each).flatten()
+        return part.new_zeros(*part.shape[:-1], copies * total).index_copy(-1, index, part)
 
 
 def shared(run: Call, share: float) -> Call:

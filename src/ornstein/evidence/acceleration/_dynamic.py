@@ -6,20 +6,23 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ornstein.acceleration.skip import Skip
 from ornstein.core import catalog
 from ornstein.core.artefact import Artefact
+from ornstein.core.clock import Clock
 from ornstein.core.denoiser import Denoiser
 from ornstein.core.loop import sample
-from ornstein.core.seam import Run, attach
+from ornstein.core.seam import Run, attach, running
 from ornstein.evidence import Row
 from ornstein.evidence.acceleration import _ground
 
-__all__ = ["clocked", "digits", "leave_out", "row", "routers", "steps", "wins", "with_arrays"]
+__all__ = ["clocked", "digits", "error", "leave_out", "row", "routers", "steps", "wins", "with_arrays"]
 
 
 def routers(kind: str) -> Artefact:
@@ -59,32 +62,40 @@ def wins(rows: Sequence[Row], name: str) -> bool:
     return rows[0].mean < other.mean and sum(a < b for a, b in zip(rows[0].values, other.values)) > len(other.values) / 2
 
 
-def leave_out(count: int) -> tuple[int, ...]:
-    """The `count` blocks without which one evaluation errs least on training data at random times: one after another."""
+@cache
+def batch() -> tuple[Tensor, Tensor, dict, Tensor]:
+    """Training images made noisy at random times: x, t, cond, and what the whole network says."""
     denoiser, source = _ground.model("dit")[0], torch.Generator().manual_seed(5)
     x0, cond = digits(source, 64)
     t = torch.rand(64, generator=source)
     x = denoiser.process.corrupt(x0, torch.randn(x0.shape, generator=source), t)
-    blocks, gone = list(denoiser.backbone.blocks), ()
-    whole = denoiser(x, t, cond).value
+    return x, t, cond, denoiser(x, t, cond).value
 
-    def error(left_out: tuple[int, ...]) -> float:
-        hooks = [blocks[k].register_forward_hook(lambda m, args, out: args[0]) for k in left_out]
-        try:
-            return (denoiser(x, t, cond).value - whole).square().mean().item()
-        finally:
-            for hook in hooks:
-                hook.remove()
 
+def error(plugin: Any) -> float:
+    """Mean square by which one evaluation with the plugin differs on that batch."""
+    denoiser, (x, t, cond, whole) = _ground.model("dit")[0], batch()
+    detach = attach(denoiser.backbone, plugin)
+    try:
+        with running(Run()):
+            said = denoiser(x, t, cond, Clock(t=t, ids=tuple(range(len(x)))))
+    finally:
+        detach()
+    return (said.value - whole).square().mean().item()
+
+
+def leave_out(depth: int, count: int) -> tuple[int, ...]:
+    """The blocks without which `error` is least, found one after another."""
+    gone: tuple[int, ...] = ()
     for _ in range(count):
-        gone = min(((*gone, k) for k in range(len(blocks)) if k not in gone), key=error)
+        gone = min(((*gone, k) for k in range(depth) if k not in gone), key=lambda some: error(Skip((some,))))
     return tuple(sorted(gone))
 
 
-def clocked(plugins: dict[str, Any], steps: int = 6) -> list[Row]:
-    """Wall-clock of a larger random DiT of 6 blocks, without and with each plugin; the least of two interleaved tries."""
+def clocked(plugins: dict[str, Any], steps: int = 4) -> list[Row]:
+    """Wall-clock of a larger random DiT of 3 blocks, without and with each plugin; the least of two interleaved tries."""
     source = torch.Generator().manual_seed(1)
-    net = catalog.build("backbones", "dit:channels=4,patch=2,width=192,depth=6,heads=4").eval().requires_grad_(False)
+    net = catalog.build("backbones", "dit:channels=4,patch=2,width=384,depth=3,heads=4").eval().requires_grad_(False)
     for key, parameter in net.named_parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=source) * (0.01 if key.startswith("time") else 0.03))
     denoiser, spent = Denoiser(net, catalog.build("processes", "flow")), {name: [] for name in ("full", *plugins)}

@@ -44,7 +44,7 @@ def drawn(name: str, plugin: Any, steps: int = STEPS) -> Run:
 
 def counted(name: str, plugin: Any) -> float:
     """FLOPs of a run, matrix products and attention alike, matching and waste included."""
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
     def attention(q: Any, k: Any, v: Any, *rest: Any, out_shape: Any = None, **more: Any) -> int:
         return sdpa_flop(q, k, v)  # of the CPU's kernel the counter knows nothing
@@ -78,3 +78,8 @@ def beside(spec: str | Any, name: str = "", kind: str = "reference") -> Row:
     found = _ground.draw("dit", spec)
     return Row(name or str(spec), kind, _ground.FULL, _ground.distances("dit", found.x),
                f"{found.evaluations:.1f} evaluations of {_ground.STEPS}")  # fmt: skip
+
+
+def nearer(one: Row, other: Row) -> bool:
+    """In the mean and in most seeds."""
+    return one.mean < other.mean and sum(a < b for a, b in zip(one.values, other.values)) > len(one.values) / 2

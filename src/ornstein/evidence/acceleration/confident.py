@@ -9,9 +9,9 @@ TRIAL = ("threshold=0", "threshold=0.03,check_order=1", ("dit",))  # never skips
 FOREIGN = ("DiTTransformer2DModel", "SD3Transformer2DModel", "FluxTransformer2DModel", "WanTransformer3DModel")
 CLAIM = ("On the digits DiT the forecast of the last block, gated by that of the first, stays nearer to the full run than fewer "
          "steps of the same solver, and than fewer steps of DPM-Solver++(2M), at equal FLOPs.")  # fmt: skip
-OTHERS = ("confident:threshold=0.1,order=2", "confident:threshold=0.1,payload=residual", "confident:threshold=0.1,decay=0.5",
-          "confident:threshold=0.03,faithful=True", "taylorseer:interval=2")  # fmt: skip
-SLOW = ("confident:threshold=0.1,verify=1", "taylorseer:interval=3")
+OTHERS = ("confident:threshold=0.1,order=2", "confident:threshold=0.1,decay=0.5", "confident:threshold=0.03,faithful=True",
+          "taylorseer:interval=2")  # fmt: skip
+SLOW = ("confident:threshold=0.1,payload=residual", "confident:threshold=0.1,verify=1", "taylorseer:interval=3")
 
 
 def run(quick: bool = True) -> Evidence:

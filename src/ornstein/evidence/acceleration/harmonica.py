@@ -20,7 +20,7 @@ CLAIM = ("On the digits DiT with 10 steps a HarmoniCa table, learned from 20 tra
 def run(quick: bool = True) -> Evidence:
     denoiser, full = _ground.model("dit")[0], _ground.draw("dit", steps=STEPS)
     recipe = Recipe(steps=STEPS, share=0.5, trajectories=20, batch=4, lr=0.3, proxy_every=8, beta=1e-3)
-    recipe = recipe if quick else replace(recipe, trajectories=300, lr=0.05, proxy_every=50)
+    recipe = recipe if quick else replace(recipe, trajectories=100, lr=0.1, proxy_every=20)
     tables = {"learned": train_harmonica(denoiser, SHAPE, digits, recipe),
               "learned without the image-error proxy": train_harmonica(denoiser, SHAPE, digits, replace(recipe, proxy_every=0))}
     rows, drawn = [], {k: _ground.draw("dit", part("harmonica", v), steps=STEPS) for k, v in tables.items()}

@@ -97,7 +97,7 @@ def run(quick: bool = True) -> Evidence:
     for i, metric in enumerate(names):
         for name in found[0]:
             kind = {"t": "method", "b": "equal-cost", "1": "natural", "p": "reference"}[name[0]]
-            cost = f"24 NFE + {CALLS} derivatives" if kind in ("method", "equal-cost") else "24 NFE"
+            cost = f"{36 if str(LATER) in name else 24} NFE" + (f" + {CALLS} derivatives" if kind[0] in "me" else "")
             rows.append(Row(name, kind, metric, [f[name][i] for f in found], cost))
     best, late = f"best of {CALLS} random directions", f"top singular vector at t = {LATER}"
     farther = all(f["top singular vector"][0] >= 1.7 * f[best][0] for f in found)
