@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib
 import hashlib
+import importlib
 import io
 import json
 import math

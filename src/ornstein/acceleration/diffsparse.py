@@ -106,6 +106,7 @@ class _Probe(DiffSparse):
         return self.share if (clock.step, layer) == self.at else 0.0
 
 
+# budget: the calibration stands beside what reads its table, and neither is of use without the other
 class _Trail(Controller):
     """The states of a run, the first included."""
 

@@ -22,16 +22,18 @@ from torch import Tensor
 
 from ornstein.acceleration.layers.ledger import note
 from ornstein.acceleration.layers.spans import carry, lead, minus, plus, trunk
+from ornstein.acceleration.layers.watch import watched
 from ornstein.core.artefact import Artefact, describe
 from ornstein.core.clock import Clock
 from ornstein.core.effects import Effects
 from ornstein.core.errors import OrnsteinError
-from ornstein.core.loop import Solver, sample
-from ornstein.core.seam import Call, Streams, attach
+from ornstein.core.loop import Solver
+from ornstein.core.seam import Call, Streams
 from ornstein.core.sites import Site
 
 __all__ = ["MagCache", "calibrate", "resampled"]
 
+# budget: the calibration stands beside the part that reads what it finds
 KIND = "magcache"
 # of the shipped 'digits' in 40 even steps of flow time, gathered into ten; calibrate for another model
 DIGITS = (1.0, 1.058, 0.848, 0.888, 0.916, 0.924, 0.935, 0.951, 0.965, 0.998, 1.078)
@@ -141,14 +143,8 @@ class _Watch:
 def calibrate(denoiser: Any, noise: Any, solver: Solver, steps: int = 40, *, cond: Any = None, rule: Any = "uniform",
               seed: int = 0) -> Artefact:  # fmt: skip
     """gamma_k of a batch of full runs. noise: shape [B, ...] or start, as for `sample`; the solver must ask once per step."""
-    inner, watch = denoiser, _Watch([])
-    while hasattr(inner, "denoiser"):
-        inner = inner.denoiser
-    detach = attach(inner.backbone, watch)
-    try:
-        end = sample(denoiser, noise, solver, steps, cond=cond, rule=rule, seed=seed)
-    finally:
-        detach()
+    watch = _Watch([])
+    end = watched(watch, denoiser, noise, solver, steps, cond, rule, seed)
     if len(watch.seen) != steps:
         raise OrnsteinError(f"the solver asked {len(watch.seen)} times in {steps} steps", "Calibrate with ddim or dpmpp2m.")
     return Artefact(KIND, {"ratios": torch.tensor(watch.seen, dtype=torch.float64)}, {"samples": len(end)},

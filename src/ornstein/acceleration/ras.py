@@ -1,6 +1,6 @@
 """RAS: after some dense evaluations only the tokens that the model is working on pass through the blocks.
 
-Region-Adaptive Sampling for Diffusion Transformers, Liu, Yang, Zhang, Qiu, Yang, Chen, 2025, arXiv:2502.10389. With m_i a
+Region-Adaptive Sampling for Diffusion Transformers, Liu, Yang, Zhang, Zhang, Qiu, You, Yang, 2025, arXiv:2502.10389. With m_i a
 measure of token i's last answer and D_i how often it was passed over, the active set of an evaluation is the ratio N
 tokens of the highest sign * log m_i + k_s D_i. Only their queries are computed; keys and values of the others are those of
 their last computation, layer by layer, and so is their answer. Cost: ratio of the blocks, one gather and scatter of keys

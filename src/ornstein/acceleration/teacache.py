@@ -20,16 +20,18 @@ from torch import Tensor
 
 from ornstein.acceleration.layers.ledger import note
 from ornstein.acceleration.layers.spans import carry, lead, minus, pick, plus, put, relative, trunk
+from ornstein.acceleration.layers.watch import watched
 from ornstein.core.artefact import Artefact, describe
 from ornstein.core.clock import Clock
 from ornstein.core.effects import Effects
 from ornstein.core.errors import OrnsteinError
-from ornstein.core.loop import Solver, sample
-from ornstein.core.seam import Call, Streams, attach
+from ornstein.core.loop import Solver
+from ornstein.core.seam import Call, Streams
 from ornstein.core.sites import Site
 
 __all__ = ["TeaCache", "calibrate"]
 
+# budget: the calibration stands beside the part that reads what it finds
 KIND = "teacache"
 
 
@@ -146,14 +148,8 @@ class _Watch:
 def calibrate(denoiser: Any, noise: Any, solver: Solver, steps: int = 40, *, cond: Any = None, rule: Any = "uniform",
               seed: int = 0, degree: int = 4) -> Artefact:  # fmt: skip
     """The polynomial, by least squares over a batch of full runs. noise: shape [B, ...] or start, as for `sample`."""
-    inner, watch = denoiser, _Watch([])
-    while hasattr(inner, "denoiser"):
-        inner = inner.denoiser
-    detach = attach(inner.backbone, watch)
-    try:
-        end = sample(denoiser, noise, solver, steps, cond=cond, rule=rule, seed=seed)
-    finally:
-        detach()
+    watch = _Watch([])
+    end = watched(watch, denoiser, noise, solver, steps, cond, rule, seed)
     change, told = (torch.cat(v) for v in zip(*watch.seen))
     powers = torch.stack([change**i for i in range(degree + 1)], 1)
     found = torch.linalg.lstsq(powers, told[:, None]).solution[:, 0]

@@ -19,7 +19,7 @@ TIMES = torch.linspace(0.025, 1.0, 40)
 
 
 def run(quick: bool = True) -> Evidence:
-    found = _dynamic.routers("dydit") if quick else learn_dydit(_ground.model("dit")[0], _dynamic.digits, Fit(0.65, 600))
+    found = _dynamic.routers("dydit") if quick else learn_dydit(_ground.model("dit")[0], _dynamic.digits, Fit(0.65, 250))
     _, width, rank = found.arrays["tokens.in"].shape
     selector = 40 * rank / (12 * width + 2 * 16)  # evaluations' worth of token selectors in a run: N D r
     mine, spent = _dynamic.row("dydit, routers", "method", DyDiT(found), selector)

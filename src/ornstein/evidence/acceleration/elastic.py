@@ -23,7 +23,7 @@ OFF = 2  # blocks left out by the static baseline and the random one: 1/3, about
 
 
 def run(quick: bool = True) -> Evidence:
-    found = _dynamic.routers("elastic") if quick else learn_elastic(_ground.model("dit")[0], _dynamic.digits, Fit(0.65, 600))
+    found = _dynamic.routers("elastic") if quick else learn_elastic(_ground.model("dit")[0], _dynamic.digits, Fit(0.65, 250))
     _, depth, width, rank = found.arrays["order"], *found.arrays["gate.in"].shape
     router = 40 * 2 * rank / (12 * width + 2 * 16)  # evaluations' worth of routers in a run: N D r, twice a block
     mine, spent = _dynamic.row("elastic, routers, no offsets", "method", Elastic(found, band=-1.0), router)
