@@ -21,7 +21,8 @@ from ornstein.core.clock import NoiseSource
 from ornstein.core.prediction import Prediction
 
 SOLVERS = {"ddim": "x0", "dpmpp2m": "x0", "dpmpp3m": "x0", "unipc": "x0", "unipc:points=3": "x0", "deis": "noise",
-           "lms": "noise"}  # the answer that it works with  # fmt: skip
+           "lms": "noise", "pndm": "noise", "ghvb": "noise", "evodiff": "x0", "dpmsolver_v3": "x0",
+           "usf": "x0"}  # the answer that it works with  # fmt: skip
 BOUND = 40.0  # microseconds per step
 
 

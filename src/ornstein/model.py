@@ -27,6 +27,7 @@ from ornstein.core.loop import sample
 from ornstein.core.plan import Plan, fingerprint
 from ornstein.core.record import Record, write_atomic
 from ornstein.core.seam import Run, attach
+from ornstein.usual import usual
 
 __all__ = ["Generated", "Model", "create", "known", "load", "save"]
 
@@ -71,10 +72,13 @@ class Model:
             return {k: v.to(device) for k, v in self.encoder(list(prompts)).items()}
 
     def plan(self, **changes: Any) -> Plan:
-        """The model's own defaults as a plan, with changes."""
+        """The model's own defaults as a plan, with changes. Where neither says a solver, the usual one and its grid."""
         base = {k: tuple(v) if isinstance(v, list) else v for k, v in self.config.get("defaults", {}).items()}
-        changes = {k: v for k, v in changes.items() if v is not None}
-        return Plan(**({"model": self.name, "fingerprint": fingerprint(self.backbone)} | base | changes))
+        told = base | {k: v for k, v in changes.items() if v is not None}
+        if "solver" not in told:
+            solver, grid = usual(self.denoiser.process, told.get("steps", Plan.steps), bool(told.get("guidance")))
+            told = {"grid": grid} | told | {"solver": solver}
+        return Plan(**({"model": self.name, "fingerprint": fingerprint(self.backbone)} | told))
 
     def generate(self, prompts: str | Sequence[str], plan: Plan | None = None, *, steps: int | None = None,
                  solver: str | None = None, guidance: str | Sequence[str] | None = None,

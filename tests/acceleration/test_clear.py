@@ -32,7 +32,10 @@ def naive(q, k, v, rows, columns, radius):
     return out
 
 
-@pytest.mark.parametrize("rows, columns, radius, tile", [(7, 5, 2.0, 2), (7, 5, 2.5, 4), (6, 6, 3.0, 0), (9, 4, 1.0, 8), (5, 11, 3.7, 2)])
+SHAPES = [(7, 5, 2.0, 2), (7, 5, 2.5, 4), (6, 6, 3.0, 0), (9, 4, 1.0, 8), (5, 11, 3.7, 2)]
+
+
+@pytest.mark.parametrize("rows, columns, radius, tile", SHAPES)
 def test_windows_are_those_of_the_definition(rows, columns, radius, tile):
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 3, rows * columns, 8, dtype=torch.float64).unbind(0)
@@ -95,8 +98,6 @@ def test_pooled_keys_are_means_of_cells():
     plan = layout(6, 6, 1.5)
     mask = torch.cat([visible(plan, 1.5)[0], torch.ones(36, 9, dtype=torch.bool)], 1)
     want = F.scaled_dot_product_attention(q, torch.cat([k, means[0]], 2), torch.cat([v, means[1]], 2), attn_mask=mask)
-    got = {}
-
     class Site:
         name = grain = "a"
 

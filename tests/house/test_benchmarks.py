@@ -11,6 +11,7 @@ import pytest
 SMALL = {
     "imports.py": ["--repeats", "1"],
     "sampling.py": ["--batch", "2", "--steps", "2", "--repeats", "1"],
+    "solver_overhead.py": ["--batch", "2", "--steps", "4", "--repeats", "1"],
     "seam.py": ["--batch", "2", "--steps", "2", "--repeats", "1"],
     "training.py": ["--batch", "4", "--steps", "1", "--repeats", "1"],
 }

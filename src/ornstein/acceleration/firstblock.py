@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ornstein.acceleration.layers.ledger import note
+from ornstein.acceleration.layers.spans import carry, minus, plus, put, trunk
 from ornstein.core.clock import Clock
 from ornstein.core.effects import Effects
-from ornstein.core.errors import OrnsteinError
 from ornstein.core.seam import Call, Streams
 from ornstein.core.sites import Site
 
@@ -38,12 +38,7 @@ class FirstBlock:
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
         """All blocks of the stages of more than two blocks where there are such; short refiners stay computed."""
-        if any(s.grain == "stage" for s in sites):
-            raise OrnsteinError("FirstBlock does not fit a U-Net: its stages change the resolution and hand on skips",
-                                "Use deepcache.")  # fmt: skip
-        blocks = [s for s in sites if s.grain == "block"]
-        large = [s for s in blocks if s.count > 2] or blocks
-        return large if len(large) > 1 else []
+        return trunk(sites, "FirstBlock")
 
     def start(self) -> dict[str, Any]:
         return {"calls": 0, "residual": {}}
@@ -52,21 +47,15 @@ class FirstBlock:
         first = memory.setdefault("first", (site.name, site.stage))  # the block that is called first, whatever its name
         if site.name == first[0]:
             return self._first(clock, streams, run, memory)
-        rows, begins = memory["rows"], site.index == (1 if site.stage == first[1] else 0)
-        if begins and self.threshold > 0:
-            memory["begin"] = streams
-        if rows is None:
-            out = run(streams)
-        else:
-            out = _plus(streams, memory["residual"][site.stage]) if begins else streams
-            out = _put(out, rows, run(streams, rows)) if len(rows) else out
-        if site.index == site.count - 1 and "begin" in memory:
-            begin, old = memory.pop("begin"), memory["residual"].get(site.stage)
-            if rows is None:
-                memory["residual"][site.stage] = _minus(out, begin, site)
-            elif len(rows):
-                memory["residual"][site.stage] = _put(old, rows, _minus(_pick(out, rows), _pick(begin, rows), site))
-        return out
+        if not self.threshold:
+            return run(streams)
+        begins, kept = site.index == (1 if site.stage == first[1] else 0), memory["residual"]
+
+        def learn(site: Site, begin: Streams, end: Streams, rows: Tensor | None) -> None:
+            new = minus(end, begin, site)
+            kept[site.stage] = new if rows is None else put(kept[site.stage], rows, new)
+
+        return carry(site, begins, streams, run, memory, lambda site, begin: plus(begin, kept[site.stage]), learn)
 
     def _first(self, clock: Clock, streams: Streams, run: Call, memory: dict) -> Streams:
         """Compute the first block and decide which rows go on: None is all of them."""
@@ -93,24 +82,3 @@ class FirstBlock:
         memory["change"] = torch.where(compute.view(-1, *[1] * len(axes)), change, known)
         rows = compute.nonzero()[:, 0]
         return None if len(rows) == len(change) else rows
-
-
-def _plus(streams: Streams, residual: Streams) -> Streams:
-    return {k: v if residual.get(k) is None or v is None else v + residual[k] for k, v in streams.items()}
-
-
-def _minus(end: Streams, begin: Streams, site: Site) -> Streams:
-    for k, v in end.items():
-        if isinstance(v, Tensor) and k in begin and v.shape != begin[k].shape:
-            raise OrnsteinError(f"the stage that ends at '{site.name}' changes the shape of {k}, so it has no residual",
-                                "Use taylorseer.")  # fmt: skip
-    return {k: v - begin[k] for k, v in end.items() if isinstance(v, Tensor) and isinstance(begin.get(k), Tensor)}
-
-
-def _pick(streams: Streams, rows: Tensor) -> Streams:
-    return {k: v[rows] if isinstance(v, Tensor) else v for k, v in streams.items()}
-
-
-def _put(all_rows: Streams, rows: Tensor, part: Streams) -> Streams:
-    """`all_rows` with `part` at `rows`; None where the part says None."""
-    return {k: all_rows[k].index_copy(0, rows, v) if isinstance(v, Tensor) else v for k, v in part.items()}

@@ -28,7 +28,7 @@ from .errors import OrnsteinError
 from .record import Record
 from .sites import Seat, Site, find_sites
 
-__all__ = ["Call", "Plugin", "Run", "attach", "attention_lse", "calling", "gather", "running"]
+__all__ = ["Call", "Plugin", "Run", "attach", "attention_lse", "calling", "current", "gather", "running"]
 
 Streams = dict[str, Any]  # name -> tensor [B, ...], tuple of tensors, or None
 
@@ -107,6 +107,11 @@ class _Setting:
 
     def __exit__(self, *exc: object) -> None:
         self.variable.reset(self.token)
+
+
+def current() -> Run | None:
+    """The run in progress here, or None: for parts that are no plugins and yet remember something of their samples."""
+    return _RUN.get()
 
 
 def running(run: Run) -> _Setting:

@@ -52,7 +52,7 @@ class CachedCFG:
             return said
         if cond is None:
             raise OrnsteinError("classifier-free guidance has no condition to follow", "Give cond=..., or scale=1.")
-        run = seam._RUN.get()
+        run = seam.current()
         memory = self.start() if run is None or not clock.ids else run.memory(self, clock)
         rows, batch = self._due(said, memory), len(x)
         strong, gap = said.value, memory["gap"]

@@ -37,7 +37,7 @@ def train_digits(backbone: str = "dit", width: int = 0, depth: int = 0, settings
     model = create({
         "backbone": BACKBONES[backbone] | chosen, "process": {"name": "flow"}, "predicts": "velocity",
         "codec": {"name": "pixel"}, "encoder": {"name": "classes", "names": [str(d) for d in range(10)]},
-        "shape": [1, 8, 8], "defaults": {"solver": "dpmpp2m", "steps": 20, "guidance": []},
+        "shape": [1, 8, 8], "defaults": {"steps": 20, "guidance": []},
         "about": {"data": "UCI optical digits, 8x8, as in scikit-learn (CC BY 4.0)", "licence": "Apache-2.0",
                   "command": f"ornstein train digits --set backbone={backbone}"},
     }, f"digits-{backbone}")  # fmt: skip

@@ -49,7 +49,7 @@ def train_emoji(size: int = 32, width: int = 256, depth: int = 8, heads: int = 4
         "backbone": {"name": "dit", "channels": 4, "patch": patch, "width": width, "depth": depth, "heads": heads,
                      "text_dim": text_dim, "shared": True},
         "process": {"name": "flow"}, "predicts": "x0", "codec": {"name": "pixel"}, "encoder": described,
-        "shape": [4, size, size], "defaults": {"solver": "dpmpp2m", "steps": 20, "guidance": ["cfg:scale=3.0"]},
+        "shape": [4, size, size], "defaults": {"steps": 20, "guidance": ["cfg:scale=3.0"]},
         "about": {"data": "Noto Emoji, Copyright Google, Apache-2.0", "licence": "Apache-2.0", "command": command},
     }, "emoji")  # fmt: skip
     where = {"root": None} if root == "subset" else {"root": root} if root else {}

@@ -105,7 +105,8 @@ def distil(denoiser: Denoiser, plugin: Any, batch: Callable[[torch.Generator], t
             with torch.enable_grad():
                 parts = _losses(denoiser, pupil, taps, *batch(source), source)
                 optimiser.zero_grad()
-                (recipe.target * parts[0] + recipe.output * parts[1] + recipe.feature * parts[2]).backward(inputs=list(trained.values()))
+                loss = recipe.target * parts[0] + recipe.output * parts[1] + recipe.feature * parts[2]
+                loss.backward(inputs=list(trained.values()))
             optimiser.step()
             schedule.step()
             losses.append(torch.stack(parts).detach())

@@ -96,7 +96,7 @@ def network(side: int) -> tuple[Denoiser, torch.Tensor]:
 
 @torch.no_grad()
 def evaluation(host: tuple[Denoiser, torch.Tensor], text: str, memory: bool = False) -> float:
-    """Seconds of this thread in one evaluation, after one that fills what is kept; or its peak of allocated bytes beyond what it met."""
+    """Seconds of this thread in one evaluation, after one that fills what is kept; or the peak of bytes that it made."""
     (denoiser, x), run = host, Run()
     detach = attach(denoiser.backbone, catalog.build("acceleration", text)) if text else (lambda: None)
 

@@ -7,9 +7,10 @@ from ornstein.evidence.acceleration import _attention, _ground
 
 TRIAL = ("radius=0", "radius=2.1,warmup=1", ("dit", "unet"))  # never skips, skips, the backbones that it fits
 FOREIGN = ("DiTTransformer2DModel", "PixArtTransformer2DModel", "UNet2DModel", "UNet2DConditionModel")
-CLAIM = ("At 64x64 tokens windows of radius 4 at least halve the seconds of attention-bound evaluations, and a short "
-         "distillation takes back half of the error of windows with pooled keys on the digits DiT; the student stays nearer to the full run than a "
-         "linear attention distilled as long, and than fewer steps of DPM-Solver++(2M) in the same seconds.")  # fmt: skip
+CLAIM = ("At 64x64 tokens windows of radius 4 at least halve the seconds of an attention-bound evaluation, and a short "
+         "distillation takes back half of the error of windows with pooled keys on the digits DiT; the student stays nearer to "
+         "the full run than a linear attention distilled as long, and than fewer steps of DPM-Solver++(2M) in the same "
+         "seconds.")  # fmt: skip
 LARGE = ("clear:radius=4", "clear:radius=8")
 SMALL, POOLED = "clear:radius=2.1", "clear:radius=1.5,pool=2"
 
