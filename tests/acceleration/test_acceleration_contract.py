@@ -20,12 +20,12 @@ from ornstein.core.errors import OrnsteinError
 from ornstein.core.loop import Controller, sample
 from ornstein.core.seam import Run, attach, calling, running
 
-STORES_NOTHING = {"skip"}
 NAMES = [e.name for e in catalog.entries("acceleration")]
 PATHS = {n: f"ornstein.evidence.acceleration.{n}" for n in NAMES}
 EVIDENCE = {n: importlib.import_module(path) for n, path in PATHS.items() if importlib.util.find_spec(path)}
 # the evidence says TRIAL = (settings that never skip, settings that do, the backbones that it fits)
 SETTINGS = {name: module.TRIAL for name, module in EVIDENCE.items() if hasattr(module, "TRIAL")}
+STORES_NOTHING = {n for n, module in EVIDENCE.items() if getattr(module, "STORES_NOTHING", False)}
 ROWS = 8
 BACKBONES = {
     "dit": "dit:channels=1,patch=2,width=32,depth=4,heads=4,classes=10",

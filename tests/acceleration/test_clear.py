@@ -181,3 +181,11 @@ def test_a_lora_can_be_what_is_trained():
                if k in host.backbone.state_dict())  # fmt: skip
     with pytest.raises(OrnsteinError, match="nothing of the student"):
         distil(host, CLEAR(radius=1.5), batch, student=copy.deepcopy(host.backbone))
+
+
+def test_the_attentions_can_be_all_that_is_matched_and_a_warm_up_does_not_hide_the_plugin():
+    host = Denoiser(net(), catalog.build("processes", "flow"))
+    recipe = Recipe(steps=15, lr=3e-3, target=0.0, output=0.0)
+    done = distil(host, CLEAR(radius=1.5), batch, recipe)
+    assert done.losses[-3:, 2].mean() < 0.8 * done.losses[:3, 2].mean()
+    assert torch.equal(distil(host, CLEAR(radius=1.5, warmup=4), batch, recipe).losses, done.losses)

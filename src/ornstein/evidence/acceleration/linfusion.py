@@ -10,6 +10,7 @@ from ornstein.acceleration.linfusion import linear
 from ornstein.evidence import Evidence, Row, verdict
 from ornstein.evidence.acceleration import _attention, _ground
 
+STORES_NOTHING = True
 TRIAL = ("share=0", "share=1,warmup=1", ("dit", "unet"))  # never skips, skips, the backbones that it fits
 FOREIGN = ("DiTTransformer2DModel", "PixArtTransformer2DModel", "UNet2DModel", "UNet2DConditionModel")
 CLAIM = ("Linear attention takes seconds that grow at most as N^1.3 and not more memory than fused softmax attention, its "

@@ -15,6 +15,7 @@ from ornstein.evidence.acceleration import _ground
 
 CLAIM = ("Leaving the least harmful block of the digits DiT out for a quarter or for half of the steps stays nearer to the full "
          "run than fewer steps of the same solver, and than fewer steps of DPM-Solver++(2M), at equal FLOPs.")  # fmt: skip
+STORES_NOTHING = True
 TRIAL = ("", "blocks=((),(2,),(1,),(2,),(),(2,),(1,),(2,),(1,),())", ("dit",))  # the contract draws with 10 steps
 
 

@@ -28,7 +28,7 @@ class Signal:
         L, n = self.process.at(t, x), torch.arange(x.shape[1])
         values, vectors = torch.linalg.eigh(RHO ** (n[:, None] - n).abs().double())
         values, vectors = values.to(x), vectors.to(x)
-        a, s = L.a.reshape(-1, 1), L.s.reshape(-1, 1)
+        a, s = L.a.reshape(-1, 1).to(x), L.s.reshape(-1, 1).to(x)
         return Prediction(x, L, "x0", (x @ vectors * (a * values / (a**2 * values + s**2))) @ vectors.T)
 
 
