@@ -9,6 +9,7 @@ import sys
 import pytest
 
 SMALL = {
+    "guided_solvers.py": ["--model", "digits", "--steps", "2", "--scales", "2", "--seeds", "1", "--reference", "4"],
     "imports.py": ["--repeats", "1"],
     "sampling.py": ["--batch", "2", "--steps", "2", "--repeats", "1"],
     "solver_overhead.py": ["--batch", "2", "--steps", "4", "--repeats", "1"],
