@@ -12,6 +12,7 @@ from torch import nn
 
 from ornstein.core import catalog
 from ornstein.core.clock import Clock
+from ornstein.core.denoiser import Denoiser
 from ornstein.core.effects import Effects
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.prediction import Output
@@ -227,3 +228,17 @@ def test_encode_and_decode_are_the_unet():
     skips, mid = net.encode(x, context)
     assert torch.equal(net.decode(mid, skips, context), net(x, t, cond))
     assert not torch.equal(net.decode(mid, [tuple(0 * s for s in k) for k in skips], context), net(x, t, cond))
+
+
+def test_a_time_of_each_pixel_reaches_the_tokens_through_the_denoiser():
+    """t [B, 1, H, W], the same within a patch, is t [B, N] of the tokens; even all over it is t [B]."""
+    net = network("dit")
+    denoiser = Denoiser(net, catalog.build("processes", "flow"))
+    x, label = torch.randn(2, 1, 8, 8), {"label": torch.tensor([3, 4])}
+    tokens = torch.rand(2, 16)
+    pixels = tokens.reshape(2, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(denoiser(x, pixels, label).velocity, net(x, tokens, label), atol=1e-5)
+    even = torch.tensor([0.3, 0.7])
+    said = denoiser(x, even.reshape(2, 1, 1, 1).expand(2, 1, 8, 8), label).velocity
+    assert torch.allclose(said, denoiser(x, even, label).velocity, atol=1e-5)
+    assert not torch.allclose(said, denoiser(x, pixels, label).velocity, atol=1e-2)

@@ -64,7 +64,7 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """x [B, C, H, W], t [B] or per token [B, N] -> [B, C, H, W].
+    """x [B, C, H, W], t [B], per token [B, N] or per pixel [B, H W] (a token's time is the mean of its pixels') -> like x.
 
     cond: 'label' [B]; 'tokens' [B, L, text_dim], 'mask' [B, L], 'pooled' [B, text_dim]. taps: 'blocks.0', ... [B, N, D].
     """
@@ -105,6 +105,8 @@ class DiT(nn.Module):
         else:
             h = h + sinusoid(places, self.width // 2, 1.0).flatten(1).to(h.dtype)
         total, text, mask = self.condition(cond, len(x))
+        if t.ndim == 2 and t.shape[1] == x.shape[2] * x.shape[3] != h.shape[1]:
+            t = _patches(t.reshape(len(t), 1, *x.shape[2:]), self.patch).mean(-1)
         c = self.time(t)
         total = total[:, None] if isinstance(total, Tensor) else total
         c = F.silu((c[:, None] if c.ndim == 2 else c) + total)
