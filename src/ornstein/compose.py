@@ -1,0 +1,211 @@
+"""Which accelerations go together: every pair on small networks, run or refused. `python -m ornstein.compose [FILE]`.
+
+Each part has the settings with which its evidence says that it skips. A pair is put in order as a plan does it, attached and
+drawn with; then each of the two is taken away, so that a part which does nothing beside the other is seen. Weights are random:
+the figures say that both take part, not how good the pictures are.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ornstein.core import catalog
+from ornstein.core.denoiser import Denoiser
+from ornstein.core.effects import order
+from ornstein.core.errors import OrnsteinError
+from ornstein.core.loop import sample
+from ornstein.core.record import write_atomic
+from ornstein.core.seam import Run, attach
+
+__all__ = ["BACKBONES", "Pair", "matrix", "page", "parts", "try_pair"]
+
+BACKBONES = {
+    "dit": "dit:channels=1,patch=2,width=32,depth=4,heads=4,classes=10",
+    "unet": "unet:channels=1,width=16,multipliers=(1,2),attention_levels=(1,),classes=10",
+}
+ROWS, STEPS = 4, 10
+PAGE = catalog.ROOT.parent.parent / "docs" / "benchmarks" / "composition.md"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What became of two parts on one network; `one` is asked first, and is the outer where both sit at one module."""
+
+    one: str
+    two: str
+    backbone: str
+    refused: str = ""  # why; empty: it works
+    apart: bool = False  # refused as a plan, and yet the seam alone takes both: they sit at places that do not meet
+    skipped: float = 0.0  # share of the asked sites that were not computed
+    distance: float = 0.0  # relative L2 to the plain run
+    without: tuple[float, float] = (0.0, 0.0)  # relative L2 to the run without `one`, and to that without `two`
+    swapped: float = 0.0  # relative L2 to the run that was asked for the other way round
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """The parts that change nothing beside the other."""
+        return () if self.refused else tuple(n for n, gap in zip((self.one, self.two), self.without) if gap == 0)
+
+
+# ---- what is tried
+
+
+@cache
+def parts(backbone: str) -> dict[str, str]:
+    """Name -> how it is tried here, of the accelerations that fit the network."""
+    found = {}
+    for entry in catalog.entries("acceleration"):
+        _, settings, fits = importlib.import_module(f"ornstein.evidence.acceleration.{entry.name}").TRIAL
+        if backbone in fits:
+            found[entry.name] = f"{entry.name}:{settings}"
+    return found
+
+
+@cache
+def network(backbone: str) -> nn.Module:
+    """Random weights, small for the time, so that it changes slowly with it as a trained network does."""
+    net = catalog.build("backbones", BACKBONES[backbone])
+    source = torch.Generator().manual_seed(3)
+    for key, parameter in net.named_parameters():
+        parameter.data = torch.randn(parameter.shape, generator=source) * (0.02 if key.startswith("time") else 0.12)
+    return net.eval().requires_grad_(False)
+
+
+def _draw(backbone: str, plugins: Sequence[Any], steps: int) -> tuple[Tensor, Run]:
+    net, run = network(backbone), Run()
+    detach = attach(net, plugins) if plugins else (lambda: None)
+    try:
+        denoiser = Denoiser(net, catalog.build("processes", "flow"), null=net.null_condition)
+        return sample(denoiser, (ROWS, 1, 8, 8), catalog.build("solvers", "ddim"), steps, run=run, seed=0,
+                      ids=tuple(range(ROWS)), cond={"label": torch.arange(ROWS) % 10}), run  # fmt: skip
+    finally:
+        detach()
+
+
+@cache
+def alone(backbone: str, name: str, steps: int) -> Tensor:
+    """The samples with one part, or ('') with none."""
+    return _draw(backbone, [_part(backbone, name)] if name else [], steps)[0]
+
+
+def _part(backbone: str, name: str) -> Any:
+    return catalog.build("acceleration", parts(backbone)[name])
+
+
+def _gap(x: Tensor, y: Tensor) -> float:
+    return 0.0 if torch.equal(x, y) else float((x - y).norm() / y.norm())
+
+
+def try_pair(one: str, two: str, backbone: str, steps: int = STEPS) -> Pair:
+    """Order, attach and draw; an OrnsteinError on the way is a refusal, any other error is a fault and is raised."""
+    made = {name: _part(backbone, name) for name in (one, two)}
+    try:
+        ordered = order(list(made.values()))
+    except OrnsteinError as error:
+        return Pair(one, two, backbone, str(error), apart=_attaches(backbone, made.values()))
+    names = tuple(next(n for n in made if made[n] is p) for p in ordered)
+    try:
+        x, run = _draw(backbone, ordered, steps)
+    except OrnsteinError as error:
+        return Pair(*names, backbone, str(error))
+    other = order(list(made.values())[::-1])  # where nothing orders them, the user's order stands
+    swapped = 0.0 if other[0] is ordered[0] else _gap(_draw(backbone, other, steps)[0], x)
+    without = tuple(_gap(x, alone(backbone, name, steps)) for name in names[::-1])
+    return Pair(*names, backbone, "", False, run.record.skipped(), _gap(x, alone(backbone, "", steps)), without, swapped)
+
+
+def _attaches(backbone: str, plugins: Any) -> bool:
+    try:
+        attach(network(backbone), list(plugins))()
+    except OrnsteinError:
+        return False
+    return True
+
+
+def matrix(backbone: str, steps: int = STEPS, progress: Callable[[Pair], None] | None = None) -> list[Pair]:
+    """Every pair of the parts that fit the network, in the order of their names."""
+    found = []
+    for one, two in combinations(parts(backbone), 2):
+        found.append(try_pair(one, two, backbone, steps))
+        if progress is not None:
+            progress(found[-1])
+    return found
+
+
+# ---- what is told
+
+
+def page(pairs: Sequence[Pair], steps: int = STEPS) -> str:
+    """The page as Markdown: for each network the pairs that work with their figures, then who is refused and why."""
+    lines = ["# Which accelerations go together", "",
+             "Made by `python -m ornstein.compose`. Every pair of `acceleration/`, each with the settings with which its evidence "
+             f"says that it skips, on small random networks ({ROWS} samples of 8x8, {steps} steps of ddim), in the order that "
+             "`core.effects.order` derives. *skipped*: share of the asked sites that were not computed. *distance*: relative L2 "
+             "to the plain run. *without*: relative L2 to the run with one of the two taken away; 0 would be a part that does "
+             "nothing beside the other. *swapped*: to the run that was asked for the other way round; 0 where the order is "
+             "derived or makes no difference. Weights are random: the figures say that both take part, not which is better."]  # fmt: skip
+    for backbone in dict.fromkeys(p.backbone for p in pairs):
+        mine = [p for p in pairs if p.backbone == backbone]
+        lines += ["", f"## {backbone}", "", f"`{BACKBONES[backbone]}`: {len(mine)} pairs of {len(parts(backbone))} parts, "
+                  f"{sum(not p.refused for p in mine)} work, {sum(bool(p.refused) for p in mine)} are refused, "
+                  f"{sum(bool(p.idle) for p in mine)} run with a part that does nothing."]  # fmt: skip
+        lines += ["", *_working(mine), "", *_refused(backbone, mine)]
+    lines += ["", "## Settings", "", "| part | settings | decides | fits |", "|---|---|---|---|"]
+    fits = {n: [b for b in BACKBONES if n in parts(b)] for b in BACKBONES for n in parts(b)}
+    for name in sorted(fits):
+        text = parts(fits[name][0])[name]
+        decides = ", ".join(sorted(_part(fits[name][0], name).effects.replaces))
+        lines.append(f"| {name} | `{text}` | {decides} | {', '.join(fits[name])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _working(pairs: Sequence[Pair]) -> Iterator[str]:
+    yield "| first | then | skipped | distance | without the first | without the second | swapped | remark |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for p in (p for p in pairs if not p.refused):
+        remark = "; ".join(f"{n} changes nothing beside the other" for n in p.idle)
+        figures = " | ".join(f"{v:.2g}" for v in (p.distance, *p.without, p.swapped))
+        yield f"| {p.one} | {p.two} | {p.skipped:.2f} | {figures} | {remark} |"
+
+
+def _refused(backbone: str, pairs: Sequence[Pair]) -> Iterator[str]:
+    """For each reason, the classes' names left out, each part with those that it is refused with."""
+    reasons: dict[str, list[Pair]] = {}
+    for p in pairs:
+        if p.refused:
+            kinds = {type(_part(backbone, n)).__name__ for n in (p.one, p.two)}
+            words = " ".join("X" if w.strip(",") in kinds else w for w in p.refused.split()).replace("X and X", "both")
+            reasons.setdefault(words.replace("both would both", "both would"), []).append(p)
+    for reason, members in reasons.items():
+        apart = [f"{p.one} with {p.two}" for p in members if p.apart]
+        yield f"Refused: *{reason}* {len(members)} pairs:"
+        yield ""
+        for one in dict.fromkeys(p.one for p in members):
+            yield f"- {one} with {', '.join(p.two for p in members if p.one == one)}"
+        if apart:
+            yield ""
+            yield (f"Of these, {len(apart)} sit at places that do not meet, and `attach` without a plan takes them: "
+                   f"{'; '.join(apart)}.")  # fmt: skip
+        yield ""
+
+
+def main(arguments: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    pairs = [p for backbone in BACKBONES for p in matrix(backbone)]
+    target = Path(arguments[0]) if arguments else PAGE
+    write_atomic(target, page(pairs).encode())
+    print(target)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
