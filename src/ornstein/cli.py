@@ -349,30 +349,36 @@ def evaluate(model: Annotated[str, typer.Argument(help="A shipped model, or a fi
 # ---- bench
 
 
-Subject = Annotated[str, typer.Argument(metavar="WHAT", help="What to compare: solvers.")]
-Nfe = Annotated[str | None, typer.Option(help="Network calls, such as `5,10,20`. Default: twelve numbers from 4 to 50.")]
-Processes = Annotated[list[str] | None, typer.Option("--process", help="flow, vp or edm. May be repeated. Default: all.")]
+Subject = Annotated[str, typer.Argument(metavar="WHAT", help="What to compare: solvers or acceleration.")]
+Nfe = Annotated[str | None, typer.Option(help="Network calls, such as `5,10,20`; for acceleration the steps of the full run.")]
+Processes = Annotated[list[str] | None, typer.Option("--process", help="Of solvers: flow, vp or edm. Repeatable. Default: all.")]
 Seeds = Annotated[int, typer.Option(help="Groups of trajectories, for the spread.")]
-Hasty = Annotated[bool, typer.Option("--quick", help="Half a minute: the mixture alone, one grid, three columns.")]
-Names = Annotated[list[str] | None, typer.Option("--only", help="Only this solver. May be repeated.")]
-BenchFolder = Annotated[Path, typer.Option(help="Folder for the tables. Finished parts in it are not measured again.")]
+Hasty = Annotated[bool, typer.Option("--quick", help="Half a minute: fewer seeds, and of the solvers fewer tables.")]
+Names = Annotated[list[str] | None, typer.Option("--only", help="Only this method. May be repeated.")]
+Beside = Annotated[bool, typer.Option("--peers", help="With the caches of diffusers, of acceleration.")]
+BenchFolder = Annotated[Path | None, typer.Option(help="Folder for the tables: `out/bench-WHAT`. What it has of solvers is kept.")]
 
 
 @app.command()
 def bench(what: Subject, nfe: Nfe = None, process: Processes = None, only: Names = None, seeds: Seeds = 5,
-          quick: Hasty = False, out: BenchFolder = Path("out/bench-solvers")) -> None:  # fmt: skip
-    """Compare every solver at equal network calls with the exact solution, on exact denoisers.
+          quick: Hasty = False, peers: Beside = False, out: BenchFolder = None) -> None:  # fmt: skip
+    """Compare methods at equal cost: solvers with the exact solution, accelerations with fewer steps.
 
-    The schedulers of diffusers stand in the same tables, where it is installed. Interrupted, the same command goes on.
+    The schedulers of diffusers stand in the tables of the solvers, where it is installed. Interrupted, these go on.
 
     ornstein bench solvers --quick
 
     ornstein bench solvers --process edm --nfe 8,12,20
 
-    ornstein bench solvers --only ddim --only dpmpp2m
+    ornstein bench acceleration --only taylorseer:interval=4 --only firstblock --peers
     """
+    out = out or Path(f"out/bench-{what}")
+    if what == "acceleration":
+        return _bench_acceleration(_numbers(nfe), process, tuple(only or ()), seeds, quick, peers, out)
     if what != "solvers":
-        raise unknown("benchmark", what, ["solvers"])
+        raise unknown("benchmark", what, ["solvers", "acceleration"])
+    if peers:
+        raise OrnsteinError("--peers is for acceleration", "The solvers have their peers beside them already: leave it out.")
     for name in only or []:
         catalog.find(name, "solvers")
     numbers = _numbers(nfe)
@@ -395,6 +401,26 @@ def bench(what: Subject, nfe: Nfe = None, process: Processes = None, only: Names
     for why, names in reasons.items():
         _console().print(f"[dim]left out: {', '.join(names)}: {why}[/]")
     typer.echo("\n".join(str(p) for p in sorted(out.glob("solvers.*"))))
+
+
+def _bench_acceleration(numbers: tuple[int, ...], process: Any, only: tuple[str, ...], seeds: int, quick: bool, peers: bool,
+                        out: Path) -> None:  # fmt: skip
+    if len(numbers) > 1 or process:
+        raise OrnsteinError("acceleration is measured on the flow models of the digits, with one number of steps",
+                            "Give no --process and one --nfe, such as --nfe 20.")  # fmt: skip
+    from ornstein import bench_acceleration as benchmark
+
+    settings = benchmark.Settings(*numbers[:1] or (20,), min(seeds, 2) if quick else seeds, 1 if quick else 5, only, peers)
+    benchmark.contenders(only, settings.steps)  # a mistake is told before the bar appears
+    with _bar("{task.description}") as bar:
+        task = bar.add_task("acceleration", total=None)
+
+        def progress(done: int, total: int, words: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{done}/{total} {words}")
+
+        found = benchmark.accelerations(settings, out, progress)
+    benchmark.show(found, _console(), _table)
+    typer.echo("\n".join(str(p) for p in sorted(out.glob("acceleration.*"))))
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:

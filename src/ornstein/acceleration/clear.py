@@ -42,7 +42,7 @@ class CLEAR:
     aspect: float = 1.0  # columns over rows of the image
     warmup: int = 0  # evaluations that stay full, anew after a change of shape; for use without training
     roles: tuple[str, ...] = ("attention",)  # of the attentions to make local
-    effects: ClassVar[Effects] = Effects.of(replaces="attention")
+    effects: ClassVar[Effects] = Effects.of(replaces="attention tokens")
 
     def __post_init__(self) -> None:
         if not self.radius >= 0 or self.warmup < 0 or self.pool < 0 or self.aspect <= 0:

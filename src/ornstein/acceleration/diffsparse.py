@@ -41,7 +41,7 @@ class DiffSparse:
     share: float = 0.5  # of tokens kept in every layer and step after the warm-up, where there is no table
     warmup: int = 1  # full evaluations of a branch at the start, whatever the table says
     table: str | Path | Artefact = ""  # what `calibrate` found (file or Artefact): its array `shares` [steps, layers]
-    effects: ClassVar[Effects] = Effects.of(replaces="evaluation tokens")
+    effects: ClassVar[Effects] = Effects.of(replaces="evaluation tokens attention")
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1 or self.warmup < 1:

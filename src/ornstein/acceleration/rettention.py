@@ -46,7 +46,7 @@ class Rettention:
     residual: bool = True  # R; False: none, for comparison
     faithful: bool = False  # the released drift: rho + 0.04 per sparse evaluation, at most 1
     roles: tuple[str, ...] = ("attention",)  # of the attentions to make sparse
-    effects: ClassVar[Effects] = Effects.of(replaces="evaluation")
+    effects: ClassVar[Effects] = Effects.of(replaces="evaluation attention tokens")
 
     def __post_init__(self) -> None:
         if not 0 <= self.width <= 1 or self.interval < 1 or self.warmup < 1:
