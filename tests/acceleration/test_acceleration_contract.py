@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -192,22 +190,15 @@ def test_a_network_that_it_does_not_fit_is_refused(name):
         assert not any("forward" in m.__dict__ for m in network(backbone).modules())
 
 
-def _zoo():
-    path = Path(__file__).parent.parent / "bridges" / "zoo.py"
-    if "zoo" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("zoo", path)
-        sys.modules["zoo"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["zoo"])
-    return sys.modules["zoo"]
-
-
 # and FOREIGN = classes of diffusers on which it is tried too
 FOREIGN = {name: getattr(module, "FOREIGN", ()) for name, module in EVIDENCE.items()}
 
 
 def _answers(net, inputs, plugins, moves):
     """Answers to a run of inputs; moves [steps, B] says how far each sample has come."""
-    zoo, key = _zoo(), "sample" if "sample" in inputs else "hidden_states"
+    import zoo
+
+    key = "sample" if "sample" in inputs else "hidden_states"
     detach, out, run = attach(net, plugins) if plugins else (lambda: None), [], Run()
     try:
         with running(run):
@@ -224,7 +215,9 @@ def _answers(net, inputs, plugins, moves):
 def test_on_networks_of_diffusers(name, kind):
     """Never-skip is bit-exact, skipping stays near, and a still sample skips beside one that moves."""
     pytest.importorskip("diffusers")
-    net, inputs = _zoo().specimen(kind)
+    import zoo
+
+    net, inputs = zoo.specimen(kind)
     still_and_moving = torch.stack([torch.zeros(5), torch.tensor([0.0, 0.4, -0.3, 0.5, 0.1])], 1)
     plain, _ = _answers(net, inputs, (), still_and_moving)
     same, _ = _answers(net, inputs, part(name, False), still_and_moving)

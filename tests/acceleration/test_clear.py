@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -108,19 +105,12 @@ def test_pooled_keys_are_means_of_cells():
     assert torch.allclose(got["out"], want, atol=1e-12)
 
 
-def zoo():
-    path = Path(__file__).parent.parent / "bridges" / "zoo.py"
-    if "zoo" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("zoo", path)
-        sys.modules["zoo"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["zoo"])
-    return sys.modules["zoo"]
-
-
 def test_text_joined_to_the_image_on_flux():
     """5 tokens of text come first, then 4 x 4 of the image; every layer's attention is that of the mask."""
     pytest.importorskip("diffusers")
-    model, inputs = zoo().specimen("FluxTransformer2DModel")
+    import zoo
+
+    model, inputs = zoo.specimen("FluxTransformer2DModel")
     place = torch.cartesian_prod(torch.arange(4), torch.arange(4))
     mask = torch.ones(21, 21, dtype=torch.bool)
     mask[5:, 5:] = ((place[:, None] - place) ** 2).sum(-1) < 2.1**2
@@ -133,12 +123,12 @@ def test_text_joined_to_the_image_on_flux():
     for plugin in (CLEAR(radius=2.1, text=5), Masked(), CLEAR(radius=0)):
         detach = attach(model, plugin)
         with running(Run()), calling(Clock(ids=(0, 1))):
-            said.append(zoo().call(model, inputs))
+            said.append(zoo.call(model, inputs))
         detach()
     assert torch.allclose(said[0], said[1], atol=1e-4) and not torch.allclose(said[0], said[2], atol=1e-2)
     detach = attach(model, CLEAR(radius=2.1))
     with running(Run()), calling(Clock()), pytest.raises(OrnsteinError, match="do not lie in rows and columns"):
-        zoo().call(model, inputs)
+        zoo.call(model, inputs)
     detach()
 
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from functools import cache
-from pathlib import Path
-
 import pytest
 import torch
+from small import denoiser, labels
 from torch import nn
 
 from ornstein.acceleration.deediff import DeeDiff, hats, leave, uncertainty
-from ornstein.core import catalog
 from ornstein.core.artefact import Artefact
 from ornstein.core.clock import Clock
-from ornstein.core.denoiser import Denoiser
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.seam import Run, attach, calling, running
 from ornstein.core.sites import Seat
@@ -101,19 +95,6 @@ def test_hats_interpolate_and_stay_constant_outside():
     assert torch.allclose(hats(t, knots) @ knots, t.clamp(0, 1)) and torch.allclose(hats(t, knots).sum(1), torch.ones(7))
 
 
-@cache
-def denoiser() -> Denoiser:
-    torch.manual_seed(3)
-    net = catalog.build("backbones", "dit:channels=1,patch=2,width=32,depth=4,heads=4,classes=10")
-    for key, parameter in net.named_parameters():
-        nn.init.normal_(parameter, std=0.02 if key.startswith("time") else 0.12)
-    return Denoiser(net.eval().requires_grad_(False), catalog.build("processes", "flow"))
-
-
-def labels(source, batch):
-    return {"label": torch.randint(10, (batch,), generator=source)}
-
-
 def test_learned_exits_err_less_and_learned_doubts_follow_the_error(tmp_path):
     found = train_deediff(denoiser(), (1, 8, 8), labels, Recipe(samples=16, steps=8, knots=2))
     heads = Artefact.load(found.save(tmp_path / "heads.safetensors"), "deediff")
@@ -134,12 +115,8 @@ def test_learned_exits_err_less_and_learned_doubts_follow_the_error(tmp_path):
 def test_a_foreign_network_of_two_streams():
     """Rows leave for themselves, with both streams."""
     pytest.importorskip("diffusers")
-    path = Path(__file__).parent.parent / "bridges" / "zoo.py"
-    if "zoo" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("zoo", path)
-        sys.modules["zoo"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["zoo"])
-    zoo = sys.modules["zoo"]
+    import zoo
+
     for kind in ("SD3Transformer2DModel", "FluxTransformer2DModel", "DiTTransformer2DModel"):
         net, inputs = zoo.specimen(kind)
         plain, said = zoo.call(net, inputs), []

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
+import small
 import torch
+from small import TIMES, denoiser, labels
 from torch import nn
 
 from ornstein.acceleration.lesa import LESA, hats, slopes
 from ornstein.core import catalog
 from ornstein.core.artefact import Artefact
-from ornstein.core.clock import Clock
 from ornstein.core.denoiser import Denoiser
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.loop import sample
-from ornstein.core.seam import Run, attach, calling, running
+from ornstein.core.seam import attach
 from ornstein.core.sites import Seat
 from ornstein.recipes.train_lesa import Recipe, _Recorder, train_lesa
 
@@ -45,21 +44,7 @@ class Curve(nn.Module):
 
 
 def forecasts(power, plugin, times):
-    """What comes out [K, B] at times [K, B], and how often the last block was computed."""
-    net, run, out = Curve(power), Run(), []
-    detach = attach(net, plugin)
-    try:
-        with running(run):
-            for k, t in enumerate(times):
-                with calling(Clock(k, t=t, ids=(0, 1))):
-                    out.append(net(t.double()))
-    finally:
-        detach()
-    return torch.stack(out), run.record.computed_at["blocks.1/block"]
-
-
-UNEVEN = torch.tensor([1.0, 0.93, 0.85, 0.7, 0.66, 0.5, 0.43, 0.3, 0.2, 0.15, 0.05], dtype=torch.float64)
-TIMES = torch.stack([UNEVEN, UNEVEN.flip(0)], 1)  # the rows stand at different times
+    return small.forecasts(Curve(power), plugin, times, "blocks.1/block")
 
 
 def learned(rows, interval=3, bounds=()):
@@ -101,19 +86,6 @@ def test_hats_and_slopes():
     r, mix = slopes(torch.tensor([0.3], dtype=torch.float64), at)
     assert torch.allclose(r, torch.tensor([0.5], dtype=torch.float64))
     assert torch.allclose(mix[0] @ at[0], torch.full((2,), -0.2, dtype=torch.float64))  # a line has one slope
-
-
-@cache
-def denoiser() -> Denoiser:
-    torch.manual_seed(3)
-    net = catalog.build("backbones", "dit:channels=1,patch=2,width=32,depth=4,heads=4,classes=10")
-    for key, parameter in net.named_parameters():
-        nn.init.normal_(parameter, std=0.02 if key.startswith("time") else 0.12)
-    return Denoiser(net.eval().requires_grad_(False), catalog.build("processes", "flow"))
-
-
-def labels(source, batch):
-    return {"label": torch.randint(10, (batch,), generator=source)}
 
 
 def test_what_is_learned_is_nearer_saved_and_for_one_interval(tmp_path):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import pytest
+import small
 import torch
+from small import TIMES
 from torch import nn
 
 from ornstein.acceleration.taylorseer import TaylorSeer
-from ornstein.core.clock import Clock
 from ornstein.core.errors import OrnsteinError
-from ornstein.core.seam import Run, attach, calling, running
 from ornstein.core.sites import Seat
 
 
@@ -49,21 +49,7 @@ class Curve(nn.Module):
 
 
 def forecasts(power, plugin, times):
-    """What comes out [K, B] at times [K, B], and how often the branch was computed."""
-    net, run, out = Curve(power), Run(), []
-    detach = attach(net, plugin)
-    try:
-        with running(run):
-            for k, t in enumerate(times):
-                with calling(Clock(k, t=t, ids=(0, 1))):
-                    out.append(net(t.double()))
-    finally:
-        detach()
-    return torch.stack(out), run.record.computed_at["blocks.0.mlp/branch"]
-
-
-UNEVEN = torch.tensor([1.0, 0.93, 0.85, 0.7, 0.66, 0.5, 0.43, 0.3, 0.2, 0.15, 0.05], dtype=torch.float64)
-TIMES = torch.stack([UNEVEN, UNEVEN.flip(0)], 1)  # the rows stand at different times
+    return small.forecasts(Curve(power), plugin, times, "blocks.0.mlp/branch")
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
-sys.path.insert(0, str(Path(__file__).parent))
 
 from zoo import BATCH, ZOO, call, specimen  # noqa: E402
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("diffusers", reason="diffusers is not installed")
-sys.path.insert(0, str(Path(__file__).parent))
 
 from zoo import BATCH, ZOO, call, specimen
 

@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from journeys import ends_near_the_blobs, rows_are_alone
 from torch import Tensor
 
 from ornstein.core import catalog
@@ -197,34 +198,13 @@ def test_resampling_by_a_controller(spec):
 @pytest.mark.parametrize("spec", SPECS)
 def test_rows_at_times_of_their_own(spec, process):
     """t and s of shape [B]: every row as if alone, also where one row is done (s = 0) and others are not."""
-    mixture = Mixture.random(catalog.build("processes", process), dims=4, components=3, std=0.8)
-    solver, x = solver_of(spec), torch.randn(3, 4, dtype=DOUBLE)
     times = [[0.9, 0.6, 0.5, 0.1, 0.0], [0.8, 0.7, 0.4, 0.3, 0.2], [0.95, 0.5, 0.3, 0.2, 0.05]]
-    times = torch.tensor(times, dtype=DOUBLE)
-    source = NoiseSource.of(0, range(3))
-
-    def go(y: Tensor, times: Tensor, source: NoiseSource) -> Tensor:
-        memory = solver.start(y, source)
-        for t, s in zip(times[..., :-1].unbind(-1), times[..., 1:].unbind(-1)):
-            y, memory = solver.step(mixture, mixture.process, y, t, s, memory)
-        return y
-
-    together = go(x, times, source)
-    assert torch.isfinite(together).all()
-    for i in range(3):
-        alone = go(x[i : i + 1], times[i], source.gather(torch.tensor([i])))
-        assert torch.allclose(together[i], alone[0], atol=1e-10), i
+    rows_are_alone(solver_of(spec), process, torch.randn(3, 4, dtype=DOUBLE), torch.tensor(times, dtype=DOUBLE), 1e-10)
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_whole_way_from_the_prior(spec):
-    """From t_max, where a flow has no signal at all, to the data: finite, in one step or in many, near the blobs."""
-    for process in ("flow", "vp", "vp:schedule=linear", "edm"):
-        ring = Mixture.ring(catalog.build("processes", process))
-        for steps in (1, 2, 40):
-            x = sample(ring, (16, 2), solver_of(spec), steps, rule="karras" if process == "edm" else "uniform")
-            assert x.dtype == torch.float32 and torch.isfinite(x).all(), (process, steps)
-        assert (torch.cdist(x.double(), ring.means).min(1)[0] < 0.6).all(), process
+    ends_near_the_blobs(solver_of(spec))
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -58,7 +58,7 @@ def test_deis_integrates_what_it_says(s):
     """tAB on the linear flow: a_s int l_j(t) d(t/(1-t)) by brute force, also on the way to the data."""
     nodes = (0.5, 0.7, 0.75)
     r = torch.linspace(0.5, s, 400001, dtype=DOUBLE)
-    scale, base, *weights = _numbers(Rule("noise", "t"), FLOW, s, nodes)
+    scale, base, *weights = _numbers(FLOW, Rule("noise", "t"), s, nodes)
     assert scale == pytest.approx((1 - s) / 0.5) and base == 0
     for j, weight in enumerate(weights):
         others = [n for i, n in enumerate(nodes) if i != j]
@@ -72,7 +72,7 @@ def test_x0_is_integrated_in_each_variable(variable):
     lam = torch.linspace(math.log(1.0), math.log(0.7 / 0.3), 400001, dtype=DOUBLE)
     u = {"lambda": lambda t: math.log((1 - t) / t), "t": lambda t: t, "sigma": lambda t: t / (1 - t)}[variable]
     at = {"lambda": lam, "t": torch.sigmoid(-lam), "sigma": (-lam).exp()}[variable]
-    _, _, *weights = _numbers(Rule("x0", variable), FLOW, s, nodes)
+    _, _, *weights = _numbers(FLOW, Rule("x0", variable), s, nodes)
     for j, weight in enumerate(weights):
         others = [u(n) for i, n in enumerate(nodes) if i != j]
         basis = torch.stack([(at - n) / (u(nodes[j]) - n) for n in others]).prod(0)
@@ -89,7 +89,7 @@ def test_rows_have_the_weights_of_a_batch_at_one_time(answer, variable):
     columns = torch.tensor(cases, dtype=DOUBLE).T
     together = _by_row(rule, FLOW, torch.zeros(len(cases), 2, 2, dtype=DOUBLE), columns[0], tuple(columns[1:]))
     for i, (s, *nodes) in enumerate(cases):
-        alone = _numbers(rule, FLOW, s, tuple(nodes))
+        alone = _numbers(FLOW, rule, s, tuple(nodes))
         assert all(math.isfinite(w) for w in alone), (cases[i], alone)
         assert [w[i].item() for w in together] == pytest.approx(alone, rel=1e-9, abs=1e-12)
         # x0 = noise = c, that is x = (a + s) c, is carried along exactly, whatever the nodes

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from journeys import ends_near_the_blobs, rows_are_alone
 
 from ornstein.core import catalog
 from ornstein.core.clock import NoiseSource
@@ -159,32 +160,15 @@ def test_order_without_noise(spec, process):
 
 @pytest.mark.parametrize("spec", EVERY)
 def test_rows_at_times_of_their_own_in_every_variant(spec):
+    x = torch.randn(3, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(2))
+    times = torch.tensor([[1, 0.6, 0.5, 0.1, 0.0], [0.8, 0.7, 0.4, 0.3, 0.2], [0.95, 0.5, 0.3, 0.2, 0.05]], dtype=DOUBLE)
     for process in ("flow", "edm"):
-        mixture = Mixture.random(catalog.build("processes", process), dims=4, components=3, std=0.8)
-        solver, x = solver_of(spec), torch.randn(3, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(2))
-        times = torch.tensor([[1, 0.6, 0.5, 0.1, 0.0], [0.8, 0.7, 0.4, 0.3, 0.2], [0.95, 0.5, 0.3, 0.2, 0.05]], dtype=DOUBLE)
-        source = NoiseSource.of(0, range(3))
-
-        def go(y, times, source, solver=solver, mixture=mixture):
-            memory = solver.start(y, source)
-            for t, s in zip(times[..., :-1].unbind(-1), times[..., 1:].unbind(-1)):
-                y, memory = solver.step(mixture, mixture.process, y, t, s, memory)
-            return y
-
-        together = go(x, times, source)
-        for i in range(3):
-            alone = go(x[i : i + 1], times[i], source.gather(torch.tensor([i])))
-            assert torch.allclose(together[i], alone[0], atol=1e-9), i
+        rows_are_alone(solver_of(spec), process, x, times, 1e-9)
 
 
 @pytest.mark.parametrize("spec", EVERY)
 def test_whole_way_in_every_variant(spec):
-    for process in ("flow", "vp", "vp:schedule=linear", "edm"):
-        ring = Mixture.ring(catalog.build("processes", process))
-        for steps in (1, 2, 40):
-            x = sample(ring, (16, 2), solver_of(spec), steps, rule="karras" if process == "edm" else "uniform")
-            assert x.dtype == torch.float32 and torch.isfinite(x).all(), (process, steps)
-        assert (torch.cdist(x.double(), ring.means).min(1)[0] < 0.6).all(), process
+    ends_near_the_blobs(solver_of(spec))
 
 
 @pytest.mark.parametrize("one, other, process", [

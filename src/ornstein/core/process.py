@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from .catalog import build
 from .errors import OrnsteinError
 
-__all__ = ["Levels", "Process", "expand", "grid", "pick"]
+__all__ = ["Levels", "Process", "expand", "grid", "pick", "posterior_weights", "remembered"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,17 @@ def expand(t: Tensor | float, like: Tensor) -> Tensor:
     return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
 
+def remembered(compute: Callable, size: int = 8192) -> Callable:
+    """A pure function of (process, numbers ...), whose results are kept where the process is frozen and so cannot change."""
+    known = lru_cache(maxsize=size)(compute)
+
+    def ask(process: Process, *given: Any) -> Any:
+        frozen = getattr(type(process), "__dataclass_params__", None)
+        return (known if frozen and frozen.frozen else compute)(process, *given)
+
+    return ask
+
+
 def pick(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """torch.where for levels: a scalar condition, which lies on the host, chooses at once and on any device."""
     return (yes if bool(condition) else no) if condition.ndim == 0 else torch.where(condition, yes, no)
@@ -86,8 +98,7 @@ class Process(ABC):
     def at(self, t: Tensor | float, like: Tensor) -> Levels:
         """Coefficients at t, broadcast to the sample `like`."""
         if not isinstance(t, Tensor) or (t.ndim == 0 and not t.requires_grad):
-            frozen = getattr(type(self), "__dataclass_params__", None)
-            return (_remembered if frozen and frozen.frozen else _scalar)(self, float(t))
+            return _levels(self, float(t))
         t = expand(t, like)
         return Levels(t, *self.coefficients(t))
 
@@ -102,14 +113,9 @@ class Process(ABC):
         return x if y is None else x + L.b * y
 
     def posterior(self, x: Tensor, x0: Tensor, t: Tensor | float, s: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(x_s | x_t, x_0) for s < t, each broadcast to x; b y taken off of x.
-
-        With q(x_t | x_s) = N(A x_s, B), A = a_t/a_s and B = s_t^2 - A^2 s_s^2.
-        """
-        now, to = self.at(t, x), self.at(s, x)
-        A = now.a / to.a
-        B = (now.s**2 - A**2 * to.s**2).clamp_min(0)
-        return (A * to.s**2 * x + to.a * B * x0) / now.s**2, B.sqrt() * to.s / now.s
+        """Mean and standard deviation of q(x_s | x_t, x_0) for s < t, each broadcast to x; b y taken off of x."""
+        old, data, variance, _ = posterior_weights(self.at(t, x), self.at(s, x))
+        return old * x + data * x0, variance.clamp_min(0).sqrt()
 
     def prior(self, noise: Tensor, y: Tensor | None = None) -> Tensor:
         """The start of sampling from unit noise: s(t_max) noise + b(t_max) y."""
@@ -117,12 +123,22 @@ class Process(ABC):
         return L.s * noise if y is None else L.s * noise + L.b * y
 
 
+def posterior_weights(now: Levels, to: Levels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of q(x_s | x_t, x_0), s < t: the weights of x_t and x_0 in its mean, and its variance; and that of q(x_t | x_s).
+
+    With q(x_t | x_s) = N(A x_s, B): A = a_t/a_s, B = s_t^2 - A^2 s_s^2.
+    """
+    A = now.a / to.a
+    B = now.s**2 - A**2 * to.s**2
+    return A * to.s**2 / now.s**2, to.a * B / now.s**2, B * to.s**2 / now.s**2, B
+
+
 def _scalar(process: Process, t: float) -> Levels:
     time = torch.tensor(t, dtype=torch.float64)
     return Levels(time, *process.coefficients(time))
 
 
-_remembered = lru_cache(maxsize=4096)(_scalar)  # a pure function of two frozen things
+_levels = remembered(_scalar)
 
 
 def grid(process: Process, steps: int, rule: str | Sequence[float] | Callable = "uniform") -> Tensor:

@@ -20,7 +20,7 @@ from ornstein.core.clock import NoiseSource
 from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.loop import Evaluate
 from ornstein.core.prediction import Prediction
-from ornstein.core.process import Levels, Process
+from ornstein.core.process import Levels, Process, posterior_weights
 
 from .layers.stochastic import renew, weights
 
@@ -32,10 +32,9 @@ VARIANCES = ("small", "large", "range", "optimal")
 def _rule(levels: tuple[Levels, ...]) -> tuple[Tensor, ...]:
     """Weights of x_t and x0, and the small and the large variance."""
     now, to = levels
-    A = now.a / to.a
-    b = now.s**2 - A**2 * to.s**2
+    old, data, small, b = posterior_weights(now, to)
     large = b * (to.a**2 + to.s**2) / (now.a**2 + now.s**2)  # Cov(x_s | x_t) for unit data: beta_t where a^2 + s^2 = 1
-    return A * to.s**2 / now.s**2, to.a * b / now.s**2, b * to.s**2 / now.s**2, large * (to.s > 0)
+    return old, data, small, large * (to.s > 0)
 
 
 @dataclass(frozen=True)

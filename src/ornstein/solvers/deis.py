@@ -19,7 +19,7 @@ from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.loop import Evaluate
 from ornstein.core.process import Process
 
-from .layers.exponential import Rule, advance, plain
+from .layers.exponential import Rule, follow, fresh
 
 __all__ = ["DEIS"]
 
@@ -44,11 +44,8 @@ class DEIS:
         return min(self.points, 2)
 
     def start(self, x: Tensor, noise: NoiseSource) -> dict[str, Any]:
-        return {"times": (), "answers": ()}
+        return fresh()
 
     def step(self, denoise: Evaluate, process: Process, x: Tensor, t: Tensor, s: Tensor,
              memory: dict) -> tuple[Tensor, dict]:  # fmt: skip
-        said, keep = denoise(x, t), self.points - 1
-        times, answers = (plain(t), *memory["times"]), (said.noise, *memory["answers"])
-        x = advance(Rule("noise", VARIABLES[self.variable]), process, x, said, plain(s), times, answers)
-        return x, {"times": times[:keep], "answers": answers[:keep]}
+        return follow(Rule("noise", VARIABLES[self.variable]), self.points, denoise, process, x, t, s, memory)

@@ -17,7 +17,7 @@ from ornstein.core.clock import NoiseSource
 from ornstein.core.loop import Evaluate
 from ornstein.core.process import Process
 
-from .layers.exponential import Rule, advance, plain
+from .layers.exponential import Rule, follow, fresh
 
 __all__ = ["DPMpp2M"]
 
@@ -31,11 +31,8 @@ class DPMpp2M:
     order = 2
 
     def start(self, x: Tensor, noise: NoiseSource) -> dict[str, Any]:
-        return {"times": (), "answers": ()}
+        return fresh()
 
     def step(self, denoise: Evaluate, process: Process, x: Tensor, t: Tensor, s: Tensor,
              memory: dict) -> tuple[Tensor, dict]:  # fmt: skip
-        said = denoise(x, t)
-        times, answers = (plain(t), *memory["times"]), (said.x0, *memory["answers"])
-        x = advance(RULE, process, x, said, plain(s), times, answers)
-        return x, {"times": times[:1], "answers": answers[:1]}
+        return follow(RULE, 2, denoise, process, x, t, s, memory)

@@ -18,7 +18,7 @@ from ornstein.core.clock import NoiseSource
 from ornstein.core.loop import Evaluate
 from ornstein.core.process import Process
 
-from .layers.exponential import Rule, advance, plain
+from .layers.exponential import Rule, follow, fresh
 
 __all__ = ["DPMpp3M"]
 
@@ -35,11 +35,8 @@ class DPMpp3M:
     order = 2
 
     def start(self, x: Tensor, noise: NoiseSource) -> dict[str, Any]:
-        return {"times": (), "answers": ()}
+        return fresh()
 
     def step(self, denoise: Evaluate, process: Process, x: Tensor, t: Tensor, s: Tensor,
              memory: dict) -> tuple[Tensor, dict]:  # fmt: skip
-        said = denoise(x, t)
-        times, answers = (plain(t), *memory["times"]), (said.x0, *memory["answers"])
-        x = advance(HALVED if self.faithful else WHOLE, process, x, said, plain(s), times, answers)
-        return x, {"times": times[:2], "answers": answers[:2]}
+        return follow(HALVED if self.faithful else WHOLE, 3, denoise, process, x, t, s, memory)

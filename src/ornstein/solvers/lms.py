@@ -19,7 +19,7 @@ from ornstein.core.errors import OrnsteinError
 from ornstein.core.loop import Evaluate
 from ornstein.core.process import Process
 
-from .layers.exponential import Rule, advance, plain
+from .layers.exponential import Rule, follow, fresh
 
 __all__ = ["LMS"]
 
@@ -41,11 +41,8 @@ class LMS:
         return min(self.points, 2)
 
     def start(self, x: Tensor, noise: NoiseSource) -> dict[str, Any]:
-        return {"times": (), "answers": ()}
+        return fresh()
 
     def step(self, denoise: Evaluate, process: Process, x: Tensor, t: Tensor, s: Tensor,
              memory: dict) -> tuple[Tensor, dict]:  # fmt: skip
-        said, keep = denoise(x, t), self.points - 1
-        times, answers = (plain(t), *memory["times"]), (said.noise, *memory["answers"])
-        x = advance(RULE, process, x, said, plain(s), times, answers)
-        return x, {"times": times[:keep], "answers": answers[:keep]}
+        return follow(RULE, self.points, denoise, process, x, t, s, memory)

@@ -4,6 +4,8 @@ The branch runs as it is, and its linear layers are met on the way: those before
 the mlp's nonlinearity) give only the kept outputs, those after it take only these. Nothing of the module is touched.
 """
 
+# budget: linear layers and torch's attention cut in one file, because one cut must fit the other
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -7,6 +7,8 @@ drift b are taken out; a polynomial in lambda through g at the nodes is put unde
     g_j = f_j exp(-int_t^j s) - beta_j,  beta = int_t exp(-int_t s) b.
 """
 
+# budget: two lines over: the table, its reading and the step that it serves are one piece
+
 from __future__ import annotations
 
 import math

@@ -8,20 +8,22 @@ node at infinite distance (no signal yet), one that coincides with another, and 
 step to s = 0, leave the rows concerned with the polynomial of the nodes before it; one node gives DDIM.
 """
 
+# budget: sixteen lines over: the integral, its weights and the step that four solvers are made of, in one place
+
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
+from ornstein.core.loop import Evaluate
 from ornstein.core.prediction import Prediction
-from ornstein.core.process import Process
+from ornstein.core.process import Process, remembered
 
-__all__ = ["Rule", "advance", "plain"]
+__all__ = ["Rule", "advance", "follow", "fresh", "plain"]
 
 # Gauss and Legendre on [0, 1]; 20 points are exact to rounding for steps of up to about 10 in lambda
 _ROOTS, _SHARES = (torch.from_numpy(v) for v in leggauss(20))
@@ -52,8 +54,7 @@ def advance(rule: Rule, process: Process, x: Tensor, said: Prediction, s: Tensor
         for weight, answer in zip(weights, answers):
             y = y + weight * answer
         return y if rule.answer == "x0" else y + base * said.x0
-    frozen = getattr(type(process), "__dataclass_params__", None)
-    scale, base, *weights = (_remembered if frozen and frozen.frozen else _numbers)(rule, process, s, nodes)
+    scale, base, *weights = _known(process, rule, s, nodes)
     y = x * scale
     for weight, answer in zip(weights, answers):
         if weight:
@@ -61,12 +62,26 @@ def advance(rule: Rule, process: Process, x: Tensor, said: Prediction, s: Tensor
     return y.add_(said.x0, alpha=base) if base else y
 
 
-def _numbers(rule: Rule, process: Process, s: float, nodes: tuple[float, ...]) -> tuple[float, ...]:
+def fresh() -> dict[str, Any]:
+    """The memory that `follow` begins with."""
+    return {"times": (), "answers": ()}
+
+
+def follow(rule: Rule, points: int, denoise: Evaluate, process: Process, x: Tensor, t: Tensor, s: Tensor,
+           memory: dict) -> tuple[Tensor, dict]:  # fmt: skip
+    """One step of one call through the last `points` answers: the solver's whole step."""
+    said = denoise(x, t)
+    times, answers = (plain(t), *memory["times"]), (said.get(rule.answer), *memory["answers"])
+    x = advance(rule, process, x, said, plain(s), times, answers)
+    return x, {"times": times[: points - 1], "answers": answers[: points - 1]}
+
+
+def _numbers(process: Process, rule: Rule, s: float, nodes: tuple[float, ...]) -> tuple[float, ...]:
     times = torch.tensor([s, *nodes], dtype=torch.float64)
     return tuple(float(w) for w in _weights(rule, process, times))
 
 
-_remembered = lru_cache(maxsize=8192)(_numbers)  # a pure function of frozen things and numbers
+_known = remembered(_numbers)
 
 
 def _by_row(rule: Rule, process: Process, x: Tensor, s: Any, nodes: tuple) -> list[Tensor]:

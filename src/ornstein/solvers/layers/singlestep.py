@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ornstein.core.loop import Evaluate
 from ornstein.core.prediction import Prediction
-from ornstein.core.process import Levels, Process
+from ornstein.core.process import Levels, Process, remembered
 
 __all__ = ["Plan", "Rule", "advance", "ddim", "nodes_at", "step", "straight"]
 
@@ -70,18 +69,17 @@ def step(process: Process, x: Tensor, t: Tensor, s: Tensor, rule: Rule) -> Plan:
     """The plan of one step."""
     t, s = torch.as_tensor(t), torch.as_tensor(s)
     if t.ndim == s.ndim == 0:
-        frozen = getattr(type(process), "__dataclass_params__", None)
-        return (_remembered if frozen and frozen.frozen else _scalar)(rule, process, float(t), float(s))
+        return _plan(process, rule, float(t), float(s))
     shape = torch.broadcast_shapes(t.shape, s.shape)
     return rule.plan(process, process.at(t.expand(shape), x), process.at(s.expand(shape), x), shape)
 
 
-def _scalar(rule: Rule, process: Process, t: float, s: float) -> Plan:
+def _scalar(process: Process, rule: Rule, t: float, s: float) -> Plan:
     like = torch.empty((), dtype=torch.float64)
     return rule.plan(process, process.at(t, like), process.at(s, like), torch.Size())
 
 
-_remembered = lru_cache(maxsize=4096)(_scalar)  # a pure function of frozen things
+_plan = remembered(_scalar)
 
 
 def nodes_at(process: Process, now: Levels, times: Sequence[Tensor], whole: Tensor,

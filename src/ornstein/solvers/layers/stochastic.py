@@ -8,13 +8,12 @@ With e^-h = (a_t s_s)/(a_s s_t), h the step in lambda = log(a/s).
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ornstein.core.process import Levels, Process
+from ornstein.core.process import Levels, Process, remembered
 
 __all__ = ["adams", "ancestral", "decayed", "ratio", "renew", "split", "weights"]
 
@@ -25,19 +24,17 @@ def weights(rule: Callable, process: Process, x: Tensor, times: tuple, *settings
     """rule(levels at the times, *settings) -> weights: remembered floats where all times are scalars, else tensors of
     x's type that broadcast over x [B, ...]. The rule reckons in float64 and is a pure function."""
     if all(not isinstance(t, Tensor) or (t.ndim == 0 and not t.requires_grad) for t in times):
-        frozen = getattr(type(process), "__dataclass_params__", None)
-        known = _remembered if frozen and frozen.frozen else _scalar
-        return known(rule, process, tuple(map(float, times)), settings)
+        return _numbers(process, rule, tuple(map(float, times)), settings)
     like = x.new_zeros((), dtype=torch.float64).expand(x.shape)
     return tuple(torch.as_tensor(w).to(x) for w in rule(tuple(process.at(t, like) for t in times), *settings))
 
 
-def _scalar(rule: Callable, process: Process, times: tuple[float, ...], settings: tuple) -> tuple[float, ...]:
+def _scalar(process: Process, rule: Callable, times: tuple[float, ...], settings: tuple) -> tuple[float, ...]:
     like = torch.empty((), dtype=torch.float64)
     return tuple(float(w) for w in rule(tuple(process.at(t, like) for t in times), *settings))
 
 
-_remembered = lru_cache(maxsize=8192)(_scalar)
+_numbers = remembered(_scalar)
 
 
 def ratio(now: Levels, to: Levels) -> Tensor:
