@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= pictures/demo
 ARGS   ?=
+# The suite in as many processes as there are cores, four at most; JOBS=0 for one process and a debugger.
+JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))')
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -31,7 +33,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/ornstein generate $(PROMPTS) --out $(OUT) --overwrite
 
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .

@@ -324,3 +324,15 @@ def test_any_solver_runs_on_a_process_with_an_end_point():
         end = sample(denoiser, process.prior(noise), catalog.build("solvers", solver), 6, cond=cond)
         assert torch.allclose(end, target, atol=1e-9), solver
         assert torch.allclose(seen[0][0], 0.5 * noise + y)  # a(1) = 0: noise about the end point
+
+
+def test_the_clock_knows_the_grid():
+    seen = []
+
+    class Sees(Controller):
+        def on_prediction(self, clock, x, prediction):
+            seen.append(clock)
+            return prediction
+
+    sample(Mixture.random(catalog.build("processes", "flow"), dims=2), (2, 2), catalog.build("solvers", "ddim"), 3, controllers=[Sees()])
+    assert [len(c.times) for c in seen] == [4, 4, 4] and [float(c.t) for c in seen] == seen[0].times[:3].tolist()

@@ -522,6 +522,29 @@ def test_the_record_counts_what_was_asked_and_computed(net):
     assert run.record.skipped() == 0.5 and run.record.calls["evaluations"] == 4 and run.record.steps == 4
 
 
+def test_the_record_says_which_part_left_out_how_much(net):
+    class Half(Plugin):
+        """Computes the first row of two."""
+
+        def around(self, site, clock, streams, run, memory):
+            first = run(streams, torch.arange(len(streams["x"]) // 2))
+            return {k: torch.cat([v, streams[k][len(v) :]]) for k, v in first.items()}
+
+    run, detach = Run(), attach(net, [Alternates("block", names=("blocks.1",)), Half("block", names=("blocks.0",)), Plugin()])
+    go(net, run, steps=4, ids=(0, 1))
+    detach()
+    parts = run.record.as_dict()["parts"]
+    assert parts["Alternates"] == {"asked": 4, "left": 2} and parts["Half"] == {"asked": 4, "left": 2}
+    assert parts["Plugin"] == {"asked": 2 + 2 + 4, "left": 0}  # half the rows, half the steps, all
+
+
+def test_half_the_rows_in_two_calls_is_all_of_them(net):
+    run, detach = Run(), attach(net, Rowwise("block", names=("blocks.0",)))
+    go(net, run, steps=2)
+    detach()
+    assert run.record.left_by["Rowwise"] < 1e-9 and run.record.asked_of["Rowwise"] == 2
+
+
 def test_a_skipped_block_hands_on_what_it_was_given(net):
     class Skips(Plugin):
         def around(self, site, clock, streams, run, memory):

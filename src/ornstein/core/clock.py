@@ -21,7 +21,7 @@ class Clock:
 
     step: index of the solver's step; evaluation: calls already made within it; steps: how many there will be;
     t: the time asked for ([] or [B]); branch: 'cond', 'uncond', ...; ids: one per row of the batch; share: of the batch's
-    rows that this call is about, where a plugin computes only some.
+    rows that this call is about, where a plugin computes only some; times: the grid [steps + 1] of the run, where there is one.
     """
 
     step: int = 0
@@ -31,6 +31,7 @@ class Clock:
     branch: str = "cond"
     ids: tuple = ()
     share: float = 1.0
+    times: Tensor | None = None
 
     def at(self, branch: str) -> Clock:
         """The same moment on another branch of guidance."""

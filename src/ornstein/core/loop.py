@@ -174,7 +174,7 @@ def _begin(process: Process, noise: Any, solver: Solver, cond: Any, seed: Any, i
 def _step(denoiser: Denoises, solver: Solver, times: Tensor, state: State, steps: int,
           controllers: Sequence[Controller], run: Run) -> State:  # fmt: skip
     k = state.step
-    clock = Clock(k, 0, steps, times[k], "cond", state.ids)
+    clock = Clock(k, 0, steps, times[k], "cond", state.ids, times=times)
     evaluate = Evaluate(denoiser, state.cond, clock, controllers, run.record)
     x, memory = solver.step(evaluate, denoiser.process, state.x, times[k], times[k + 1], state.memory)
     now = replace(state, x=x, memory=memory, step=k + 1, said=evaluate.first)

@@ -25,6 +25,8 @@ class Record:
     calls: Counter = field(default_factory=Counter)  # branch -> network calls
     asked_at: Counter = field(default_factory=Counter)  # site -> times a plugin was asked
     computed_at: Counter = field(default_factory=Counter)  # site -> times it was computed, by the share of rows
+    asked_of: Counter = field(default_factory=Counter)  # plugin -> times it was asked, over all its sites
+    left_by: Counter = field(default_factory=Counter)  # plugin -> of these, what it answered without computing
     facts: dict[str, Any] = field(default_factory=dict)  # what parts say of themselves
     seconds: float = 0.0
     began: float = field(default_factory=time.perf_counter)
@@ -34,6 +36,12 @@ class Record:
 
     def computed(self, site: Any, clock: Any) -> None:
         self.computed_at[f"{site.name}/{site.grain}"] += clock.share
+
+    def answered(self, plugin: Any, clock: Any, done: float) -> None:
+        """A plugin has answered at a site, having had the share `done` of the rows computed."""
+        name = type(plugin).__name__
+        self.asked_of[name] += clock.share
+        self.left_by[name] += clock.share * max(0.0, 1 - done)
 
     def finish(self) -> Record:
         self.seconds = time.perf_counter() - self.began
@@ -48,10 +56,13 @@ class Record:
         memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
         return {
             "steps": self.steps, "calls": dict(self.calls), "asked": dict(self.asked_at),
-            "computed": dict(self.computed_at), "skipped": round(self.skipped(), 4), "seconds": round(self.seconds, 4),
+            "computed": dict(self.computed_at), "parts": self._parts(), "skipped": round(self.skipped(), 4), "seconds": round(self.seconds, 4),
             "peak_bytes": memory, "facts": self.facts, "torch": torch.__version__,
             "python": sys.version.split()[0], "machine": platform.machine(), "threads": torch.get_num_threads(),
         }  # fmt: skip
+
+    def _parts(self) -> dict[str, dict[str, float]]:
+        return {name: {"asked": n, "left": self.left_by[name]} for name, n in self.asked_of.items()}
 
     def write(self, path: str | Path) -> Path:
         return write_atomic(path, json.dumps(self.as_dict(), indent=1, default=str).encode())

@@ -146,19 +146,21 @@ def gather(tree: Any, index: Tensor, batch: int, rank: int = 1, special: Callabl
 class Call:
     """The computation of a site, bound to its other arguments (`bound`, by name). Calling it runs what lies inside."""
 
-    __slots__ = ("bound", "clock", "depth", "inner", "network", "plugins", "run", "site")
+    __slots__ = ("bound", "clock", "depth", "done", "inner", "network", "plugins", "run", "site")
 
     def __init__(self, site: Site, clock: Clock, run: Run, plugins: tuple, bound: dict, inner: Callable, network: int,
                  depth: int = 0) -> None:  # fmt: skip
         self.site, self.clock, self.run, self.plugins, self.bound, self.inner = site, clock, run, plugins, bound, inner
-        self.network, self.depth = network, depth
+        self.network, self.depth, self.done = network, depth, 0.0  # done: share of the rows that was asked for so far
 
     def __call__(self, streams: Streams, rows: Tensor | None = None) -> Streams:
         clock, bound = self.clock, self.bound
         if rows is None:
+            self.done = 1.0
             return self._next(streams, clock, bound)
         batch = next(len(v) for v in streams.values() if isinstance(v, Tensor))
         streams, bound = _rows(streams, rows, batch), _rows(bound, rows, batch)
+        self.done += len(rows) / batch
         ids = tuple(clock.ids[i] for i in rows.tolist()) if len(clock.ids) == batch else clock.ids
         clock = replace(clock, ids=ids, t=gather(clock.t, rows, batch), share=clock.share * len(rows) / batch)
         with _Setting(_CLOCK, clock):  # the sites inside are asked about these rows alone
@@ -168,7 +170,9 @@ class Call:
         if self.depth < len(self.plugins):
             plugin = self.plugins[self.depth]
             nxt = Call(self.site, clock, self.run, self.plugins, bound, self.inner, self.network, self.depth + 1)
-            return plugin.around(self.site, clock, streams, nxt, self.run.memory(plugin, clock, self.network))
+            answer = plugin.around(self.site, clock, streams, nxt, self.run.memory(plugin, clock, self.network))
+            self.run.record.answered(plugin, clock, nxt.done)
+            return answer
         self.run.record.computed(self.site, clock)
         return self.inner({**bound, **streams})
 
