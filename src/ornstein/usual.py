@@ -19,10 +19,13 @@ PLAIN = {
 }
 GUIDED = "deis:points=2"
 GRID = "beta"
+DISCRETE = "unmask", "uniform"
 
 
 def usual(process: Any, steps: int, guided: bool) -> tuple[str, str]:
     """(solver, grid) for this many steps. process: the model's; guided: whether a guidance bends the answers."""
+    if getattr(process, "discrete", False):
+        return DISCRETE
     if guided:
         return GUIDED, GRID
     bands = PLAIN.get(type(process).__name__.lower(), PLAIN["flow"])

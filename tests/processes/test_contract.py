@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ornstein.core import catalog
+from ornstein.core.errors import OrnsteinError
 from ornstein.core.prediction import KINDS, Prediction
 from ornstein.core.process import Process
 from ornstein.testbeds import Mixture
@@ -116,3 +117,111 @@ def test_float32_stays_near_float64(process):
     single = process.corrupt(x0.float(), noise.float(), t.float())
     assert single.dtype == torch.float32
     assert torch.allclose(single.double(), process.corrupt(x0, noise, t), rtol=1e-5, atol=1e-5)
+
+
+# ---- processes of tokens
+
+
+def discrete() -> list[str]:
+    names = [e.name for e in catalog.entries("processes")]
+    return [n for n in names if getattr(catalog.load("processes", n), "discrete", False)]
+
+
+TOKENS = sorted({*(f"{n}:tokens=3" for n in discrete()), *(f"masked:tokens=3,schedule={s}" for s in ("cosine", "loglinear"))})
+SOME = torch.linspace(0.05, 0.95, 10, dtype=torch.float64)
+tokens = pytest.mark.parametrize("spec", TOKENS)
+
+
+def unhidden(spec: str, n: int = 20000):
+    """A process, n tokens and as many numbers that say when each goes."""
+    source = torch.Generator().manual_seed(0)
+    return (catalog.build("processes", spec), torch.randint(3, (n,), generator=source),
+            torch.randn(n, generator=source, dtype=torch.float64))  # fmt: skip
+
+
+def test_every_process_is_of_one_kind():
+    assert sorted(discrete() + gaussian()) == sorted(e.name for e in catalog.entries("processes"))
+
+
+@tokens
+def test_levels_of_tokens(spec):
+    """From all seen to (nearly) none; slopes; logSNR can be inverted; a scalar time and one of each row say the same."""
+    process = catalog.build("processes", spec)
+    start, end = process.at(0.0, SOME), process.at(process.t_max, SOME)
+    assert abs(start.a - 1) < 1e-9 and abs(start.s) < 1e-9 and 0 <= end.a + 1e-12 < 2e-3
+    L = process.at(SOME, SOME)
+    assert (L.a.diff() < 0).all() and torch.allclose(L.a + L.s, torch.ones_like(L.a))
+    assert torch.allclose(process.time(L.logsnr), SOME) and torch.allclose(L.flow_time, L.s)
+    ahead, behind = process.at(SOME + 1e-6, SOME), process.at(SOME - 1e-6, SOME)
+    for name in ("a", "s"):
+        assert torch.allclose((getattr(ahead, name) - getattr(behind, name)) / 2e-6, getattr(L, "d" + name), rtol=1e-6)
+    assert torch.allclose(process.at(0.4, SOME).s, process.at(torch.tensor([0.4]).double(), SOME).s)
+
+
+@tokens
+def test_law_of_corrupted_tokens(spec):
+    """The share hidden is that of the levels, the rest is as it was; what is hidden stays so as t grows."""
+    process, x0, noise = unhidden(spec)
+    before = torch.zeros(len(x0), dtype=torch.bool)
+    for t in (0.0, 0.2, 0.5, 0.9):
+        x = process.corrupt(x0, noise, t)
+        hidden = x == process.mask
+        assert x.dtype == torch.long and torch.equal(x[~hidden], x0[~hidden]) and (hidden | ~before).all()
+        assert abs(hidden.double().mean() - process.at(t, noise).s) < 4 * 0.5 / len(x0) ** 0.5
+        before = hidden
+    assert torch.equal(process.corrupt(x0, noise, 0.0), x0)
+    assert (process.prior(noise) == process.mask).all() and process.prior(noise).dtype == torch.long
+
+
+@tokens
+def test_posterior_of_tokens_by_enumeration(spec):
+    """q(x_s | x_t, x_0) q(x_t | x_0) = q(x_t | x_s) q(x_s | x_0) over all states, where a step hides with 1 - a_t / a_s."""
+    process = catalog.build("processes", spec)
+    for t, s in ((0.9, 0.4), (0.5, 0.0), (process.t_max, 0.7)):
+        now, to = process.at(t, SOME), process.at(s, SOME)
+        for x0 in range(3):
+            clean, mask = torch.eye(4, dtype=torch.float64)[x0], torch.eye(4, dtype=torch.float64)[3]
+            q_s, q_t = to.a * clean + to.s * mask, now.a * clean + now.s * mask
+            hide = 1 - now.a / to.a
+            step = (1 - hide) * torch.eye(4).double() + hide * mask  # [x_s, x_t]
+            for x in (x0, 3):
+                if q_t[x] < 1e-12:
+                    continue
+                said = process.posterior(torch.tensor([x]), torch.tensor([x0]), t, s)[0]
+                assert torch.allclose(said * q_t[x], step[:, x] * q_s, atol=1e-9)
+                told = process.posterior(torch.tensor([x]), clean[None, :3], t, s)[0]
+                assert torch.allclose(told, said)
+    mixed = torch.tensor([[0.2, 0.3, 0.5]]).double()
+    each = torch.cat([process.posterior(torch.tensor([3]), torch.tensor([k]), 0.8, 0.3) for k in range(3)])
+    assert torch.allclose(process.posterior(torch.tensor([3]), mixed, 0.8, 0.3), mixed @ each)
+
+
+@tokens
+def test_rate_is_the_limit_of_the_posterior(spec):
+    process = catalog.build("processes", spec)
+    x = torch.tensor([process.mask])
+    shown = torch.cat([process.posterior(x, torch.zeros_like(x), t, t - 1e-7)[:, 0] for t in SOME.tolist()])
+    assert torch.allclose(shown / 1e-7, process.rate(process.at(SOME, SOME)), rtol=1e-4)
+
+
+@tokens
+def test_times_of_tokens_of_any_shape(spec):
+    """[], [B], [B, N] and full rank mean the same where they say the same; rows and places keep their own."""
+    process, x0, noise = unhidden(spec, 5 * 4 * 6)
+    x0, noise, t = x0.reshape(5, 4, 6), noise.reshape(5, 4, 6), torch.linspace(0.05, 0.95, 20).reshape(5, 4)
+    whole = process.corrupt(x0, noise, t)
+    later = process.posterior(whole, x0, t, t / 2)
+    for i in range(5):
+        for j in range(4):
+            assert torch.equal(whole[i, j], process.corrupt(x0[i, j], noise[i, j], t[i, j]))
+            assert torch.allclose(later[i, j], process.posterior(whole[i, j], x0[i, j], t[i, j], t[i, j] / 2), atol=1e-6)
+    assert torch.equal(process.corrupt(x0, noise, t[:, 0]), process.corrupt(x0, noise, t[:, 0, None, None]))
+
+
+def test_tokens_that_cannot_be_are_refused():
+    with pytest.raises(OrnsteinError, match="Did you mean 'cosine'"):
+        catalog.build("processes", "masked:schedule=cosin")
+    with pytest.raises(OrnsteinError, match="2 or more"):
+        catalog.build("processes", "masked:tokens=1")
+    with pytest.raises(OrnsteinError, match="Give whole numbers"):
+        catalog.build("processes", "masked").corrupt(torch.randn(3), torch.randn(3), 0.5)

@@ -3,5 +3,6 @@
 from .closed_form import ClosedForm
 from .mixture import Mixture
 from .molrg import MoLRG
+from .tokens import Tokens
 
-__all__ = ["ClosedForm", "Mixture", "MoLRG"]
+__all__ = ["ClosedForm", "Mixture", "MoLRG", "Tokens"]
