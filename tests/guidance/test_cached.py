@@ -136,7 +136,7 @@ def test_raised_frequencies_add_up_to_the_whole():
 def test_it_is_the_guidance_cache_of_diffusers():
     """FasterCache without its attention half, and with its weights at 1, on one DiT."""
     hooks = pytest.importorskip("diffusers.hooks")
-    from ornstein.bridges.layers import peers
+    from ornstein.bridges.layers import caches as peers
 
     job = peers.task(layers=3, width=32, size=8, batch=2, steps=12, scale=3.0)
     net, now = copy.deepcopy(job.net), {"t": 0.0}
