@@ -15,8 +15,10 @@ from ornstein.metrics.layers.measure import Measure, bootstrap, halves, proporti
 
 EVERY = [e.name for e in catalog.entries("metrics")]
 OF_DENOISERS = [n for n in EVERY if getattr(catalog.load("metrics", n), "of", "samples") == "denoiser"]
-NAMES = [n for n in EVERY if n not in OF_DENOISERS]  # of samples: metric(generated, reference)
-PAIRED = {"psnr", "ssim", "perceptual"}
+NAMES = [n for n in EVERY if getattr(catalog.load("metrics", n), "of", "samples") == "samples"]  # (generated, reference)
+LATENT = {"latent", "trajectory"}  # paired too, of any shape and scale
+PAIRED = {"psnr", "ssim", "ms_ssim", "perceptual"} | LATENT
+SETS = ["frechet", "kid", "kl", "mmd", "prdc", "wasserstein"]
 
 
 def images(n=24, side=8, seed=0):
@@ -25,7 +27,10 @@ def images(n=24, side=8, seed=0):
 
 def inputs(name, n=24, seed=0):
     """What the metric takes: (generated, reference)."""
-    return images(n, seed=seed), torch.arange(n) % 10 if name == "accuracy" else images(n, seed=seed + 1)
+    if name == "agreement":
+        pytest.importorskip("efficientnet_lite_pytorch")
+        return images(n, seed=seed), torch.randn(n, 384, generator=torch.Generator().manual_seed(seed + 1))
+    return images(n, seed=seed), torch.arange(n) % 10 if name in ("accuracy", "counting") else images(n, seed=seed + 1)
 
 
 def same(a, b):
@@ -34,7 +39,7 @@ def same(a, b):
 
 
 def test_the_room_is_complete():
-    assert set(NAMES) == PAIRED | {"frechet", "kid", "prdc", "accuracy"}
+    assert set(NAMES) == PAIRED | set(SETS) | {"accuracy", "agreement", "counting"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,10 +50,11 @@ def test_protocol(name):
     kept = [g.clone() for g in given]
     found = catalog.build("metrics", name)(*given)
     assert isinstance(found, Measure) and found.n == 24 and found.low <= found.value <= found.high
-    assert found.better in ("higher", "lower") and found.extractor in ("none", *EXTRACTORS)
+    seen = ("none", *EXTRACTORS, "efficientnet-lite0+minilm", "components>0")
+    assert found.better in ("higher", "lower") and found.extractor in seen
     assert found == part()(*given), "the same inputs must give the same figure and interval"
     assert all(torch.equal(a, b) for a, b in zip(given, kept)), "inputs must be left as they were"
-    assert (found.floor is None) == (name in PAIRED)
+    assert (found.floor is None) == (name in PAIRED or name == "counting")  # 8 pixels have room for one thing
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,10 +81,11 @@ def test_bad_input_is_named_with_a_remedy(name):
     g, r = inputs(name)
     broken = g.clone()
     broken[3, 0, 2, 2] = math.nan
-    with pytest.raises(OrnsteinError, match=r"generated images hold NaN .* in sample 3 \(1 samples.*Drop them"):
+    with pytest.raises(OrnsteinError, match=r"generated (images|samples) hold NaN .* in sample 3 \(1 samples.*Drop them"):
         metric(broken, r)
-    with pytest.raises(OrnsteinError, match=r"generated images reach .*Scale them to \[-1, 1\]"):
-        metric(g * 100, r)
+    if name not in LATENT:
+        with pytest.raises(OrnsteinError, match=r"generated images reach .*Scale them to \[-1, 1\]"):
+            metric(g * 100, r)
     with pytest.raises(OrnsteinError, match=r"(?s)have type torch.uint8.*floating-point"):
         metric((g * 100 + 100).byte(), r)
     with pytest.raises(OrnsteinError, match="too few.*Give at least"):
@@ -90,8 +97,28 @@ def test_bad_input_is_named_with_a_remedy(name):
 
 @pytest.mark.parametrize("name", sorted(PAIRED))
 def test_paired_metrics_want_pairs(name):
-    with pytest.raises(OrnsteinError, match=r"\[24, 1, 8, 8\] and reference images \[23, .* do not pair.*frechet"):
+    with pytest.raises(OrnsteinError, match=r"\[24, 1, 8, 8\] and reference (images|samples) \[23, .* do not pair"):
         catalog.load("metrics", name)()(images(24), images(23))
+
+
+@pytest.mark.parametrize("name", sorted(PAIRED))
+def test_paired_metrics_share_one_mechanism(name):
+    """The mean over pairs, its bootstrap interval, and the floor: the reference run against itself with other seeds."""
+    g, r, again = images(), images(seed=1), images(seed=2)
+    metric = catalog.load("metrics", name)()
+    found, floor = metric(g, r, again), metric(again, r)
+    assert found.floor == pytest.approx(floor.value, rel=1e-12) and floor.floor is None
+    assert dataclasses.replace(found, floor=None) == metric(g, r)
+    each = torch.tensor([metric(g[i : i + 2], r[i : i + 2]).value for i in range(0, 24, 2)])
+    assert found.value == pytest.approx(each.mean().item(), rel=1e-5)
+    singles = torch.tensor([metric(g[[i, i]], r[[i, i]]).value for i in range(24)])
+    assert (found.low, found.high) == pytest.approx(bootstrap(singles, metric.rounds, metric.seed), rel=1e-4)
+    with pytest.raises(OrnsteinError, match="the reference itself.*seeds of its own"):
+        metric(g, r, r.clone())
+    with pytest.raises(OrnsteinError, match="does not fit the reference"):
+        metric(g, r, again[:5])
+    with pytest.raises(OrnsteinError, match="of other seeds hold NaN"):
+        metric(g, r, again * math.nan)
 
 
 @pytest.mark.parametrize("name", sorted(PAIRED))
@@ -103,10 +130,11 @@ def test_paired_metrics_are_batch_independent(name):
     assert whole == pytest.approx(sum(parts) / 10, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["frechet", "kid", "prdc"])
+@pytest.mark.parametrize("name", SETS)
 def test_precomputed_features_say_where_they_came_from(name):
-    part, x = catalog.load("metrics", name), torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    assert part(extractor="precomputed:mine")(x, x + 1).extractor == "precomputed:mine"
+    part = catalog.load("metrics", name)
+    x, y = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0))
+    assert part(extractor="precomputed:mine")(x, y + 1).extractor == "precomputed:mine"
     with pytest.raises(OrnsteinError, match="precomputed:NAME"):
         part()(x, x)
     with pytest.raises(OrnsteinError, match=r"takes \[N, D\]"):
@@ -117,7 +145,7 @@ def test_precomputed_features_say_where_they_came_from(name):
         part(extractor="pixel")(images(), images())
 
 
-@pytest.mark.parametrize("name", ["frechet", "kid", "prdc"])
+@pytest.mark.parametrize("name", SETS)
 def test_an_image_in_float_and_double_gives_the_same(name):
     g, r = inputs(name)
     metric = catalog.load("metrics", name)(extractor="pixels")

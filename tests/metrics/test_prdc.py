@@ -64,7 +64,7 @@ def test_the_definition_by_loops():
 def test_chunks_agree(monkeypatch):
     g, r = cloud(40, 0, at=0.5), cloud(30, 1)
     whole = per_sample(g, r, 3)
-    monkeypatch.setattr("ornstein.metrics.prdc.ROWS", 7)
+    monkeypatch.setattr("ornstein.metrics.layers.balls.ROWS", 7)
     assert all(torch.equal(a, b) for a, b in zip(whole.values(), per_sample(g, r, 3).values()))
 
 

@@ -21,10 +21,12 @@ from torch import Tensor
 
 from ornstein.core.errors import OrnsteinError
 
+from .layers import kernel
 from .layers.features import Extractor, features_of_both
+from .layers.kernel import blocks, weights
 from .layers.measure import Measure, halves, spread
 
-__all__ = ["KID"]
+__all__ = ["KID", "mmd2", "weights"]
 
 
 @dataclass(frozen=True)
@@ -45,41 +47,20 @@ class KID:
     def __call__(self, generated: Tensor, reference: Tensor) -> Measure:
         """Measure without unit, lower is better, may be below 0; n is the number of generated samples."""
         g, r, name = features_of_both(generated, reference, self.extractor, least=4)
-        draws = self._blocks(g, r)
+        draws = blocks(g, r, self.kernel, self.block, self.rounds, self.seed)
         low, high = spread(draws[0].item(), draws[1:].tolist())
-        floor = self._blocks(*halves(r, self.seed), rounds=0)[0].item()
+        floor = blocks(*halves(r, self.seed), self.kernel, self.block, 0, self.seed)[0].item()
         return Measure(draws[0].item(), low, high, len(g), "kid", "", "lower", name, floor)
 
-    def _blocks(self, g: Tensor, r: Tensor, rounds: int | None = None) -> Tensor:
-        """MMD^2 averaged over disjoint random blocks: the value, then the bootstrap's values, [1 + rounds]."""
-        generator = torch.Generator().manual_seed(self.seed)
-        rounds = self.rounds if rounds is None else rounds
-        pieces = -(-max(len(g), len(r)) // self.block)
-        pieces = min(pieces, len(g) // 2, len(r) // 2)
-        split_g = torch.randperm(len(g), generator=generator).tensor_split(pieces)
-        split_r = torch.randperm(len(r), generator=generator).tensor_split(pieces)
-        parts = [mmd2(g[i.to(g.device)], r[j.to(r.device)], self.degree, rounds, generator)
-                 for i, j in zip(split_g, split_r)]  # fmt: skip
-        return torch.stack(parts).mean(0)
+    def kernel(self, a: Tensor, b: Tensor) -> Tensor:
+        """(a.b / D + 1)^degree of features [N, D], [M, D]: [N, M]."""
+        return polynomial(a, b, self.degree)
+
+
+def polynomial(a: Tensor, b: Tensor, degree: int) -> Tensor:
+    return (a @ b.T / a.shape[1] + 1) ** degree
 
 
 def mmd2(g: Tensor, r: Tensor, degree: int, rounds: int, generator: torch.Generator) -> Tensor:
     """Unbiased MMD^2 of features [N, D], [M, D] under weights 1, then under `rounds` multinomial reweightings."""
-    w, v = weights(len(g), rounds, generator).to(g), weights(len(r), rounds, generator).to(r)
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** degree
-
-    def within(k: Tensor, u: Tensor) -> Tensor:
-        pairs = u.sum(1) ** 2 - (u * u).sum(1)  # weight of all pairs i != j
-        return (((u @ k) * u).sum(1) - (u * u) @ k.diagonal()) / pairs
-
-    cross = ((w @ kernel(g, r)) * v).sum(1) / (w.sum(1) * v.sum(1))
-    return within(kernel(g, g), w) + within(kernel(r, r), v) - 2 * cross
-
-
-def weights(n: int, rounds: int, generator: torch.Generator) -> Tensor:
-    """[1 + rounds, n]: ones, then how often each of n samples is drawn in n draws with replacement."""
-    drawn = torch.randint(n, (rounds, n), generator=generator)
-    one = torch.ones(1, n, dtype=torch.float64)
-    return torch.cat([one, torch.zeros(rounds, n, dtype=torch.float64).scatter_add_(1, drawn, one.expand(rounds, n))])
+    return kernel.mmd2(g, r, lambda a, b: polynomial(a, b, degree), rounds, generator)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ornstein.core.errors import OrnsteinError
 
 from .layers.features import CHUNK, EXTRACTORS, Extractor, extractor
-from .layers.measure import Measure, bootstrap, check_pair
+from .layers.measure import Measure, check_pair, paired
 
 __all__ = ["Perceptual"]
 
@@ -34,15 +34,17 @@ class Perceptual:
     rounds: int = 1000  # bootstrap resamples behind the interval
     seed: int = 0  # of the bootstrap
 
-    def __call__(self, generated: Tensor, reference: Tensor) -> Measure:
-        """Measure without unit, lower is better; n is the number of pairs."""
+    def __call__(self, generated: Tensor, reference: Tensor, again: Tensor | None = None) -> Measure:
+        """Measure without unit, lower is better; n is the number of pairs. again: the reference run's with other seeds."""
         check_pair(generated, reference)
-        with torch.no_grad():
+
+        def each(generated: Tensor, reference: Tensor) -> Tensor:
             pairs = zip(generated.split(CHUNK), reference.split(CHUNK))
-            each = torch.cat([self.each(x.detach().float(), y.detach().float()) for x, y in pairs])
-        low, high = bootstrap(each, self.rounds, self.seed)
-        name = extractor(self.extractor).name
-        return Measure(each.mean().item(), low, high, len(each), "perceptual", better="lower", extractor=name)
+            with torch.no_grad():
+                return torch.cat([self.each(x.detach().float(), y.detach().float()) for x, y in pairs])
+
+        return paired(each, generated, reference, again, name="perceptual", better="lower",
+                      extractor=extractor(self.extractor).name, rounds=self.rounds, seed=self.seed)  # fmt: skip
 
     def each(self, x: Tensor, y: Tensor) -> Tensor:
         """Distance of each pair, [N]; differentiable in both where the extractor's maps are."""

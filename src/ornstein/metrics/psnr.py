@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ornstein.core.errors import OrnsteinError
 
-from .layers.measure import Measure, bootstrap, check_pair
+from .layers.measure import Measure, check_pair, paired
 
 __all__ = ["PSNR"]
 
@@ -37,19 +37,17 @@ class PSNR:
         if not self.low < self.high:
             raise OrnsteinError(f"psnr has low={self.low}, high={self.high}", "Give low < high.")
 
-    def __call__(self, generated: Tensor, reference: Tensor) -> Measure:
-        """Measure in dB, higher is better; n is the number of pairs."""
+    def __call__(self, generated: Tensor, reference: Tensor, again: Tensor | None = None) -> Measure:
+        """Measure in dB, higher is better; n is the number of pairs. again: the reference run's with other seeds."""
         check_pair(generated, reference)
-        error = mean_squared(generated, reference)
+        each, link, name = self.each, (lambda mean: mean), "psnr"
         if self.pooled:
-            value, (least, most) = error.mean(), bootstrap(error, self.rounds, self.seed)
-            low, high = self._decibel(torch.tensor(most)), self._decibel(torch.tensor(least))
-            value = self._decibel(value)
-        else:
-            each = self._decibel(error)
-            value, (low, high) = each.mean(), bootstrap(each, self.rounds, self.seed)
-        name = "psnr-pooled" if self.pooled else "psnr"
-        return Measure(float(value), float(low), float(high), len(error), name, "dB")
+            each, link, name = mean_squared, self._decibel, "psnr-pooled"
+        return paired(each, generated, reference, again, name=name, unit="dB", rounds=self.rounds, seed=self.seed, link=link)
+
+    def each(self, generated: Tensor, reference: Tensor) -> Tensor:
+        """PSNR of each pair, [N], in float64."""
+        return self._decibel(mean_squared(generated, reference))
 
     def _decibel(self, error: Tensor) -> Tensor:
         return 10 * torch.log10((self.high - self.low) ** 2 / error)

