@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ __all__ = ["Bench", "Line", "PeerLine", "Settings", "accelerations"]
 MODELS = {"dit": "digits", "unet": "digits-unet"}
 EACH, MANY, TRUTH = 4, 100, "dpmpp2m"  # samples per seed; steps and solver of the solved equation
 OTHERS = {"ddim": ("ddim", "uniform"), "dpmpp2m": ("dpmpp2m", "uniform"), "deis:points=2": ("deis:points=2", "beta")}
-SHIPPED = {"elastic": "elastic", "dydit": "dydit"}  # parts that learn, and what of models/digits they learned
+# parts that learn: the field that takes what they learned, a file of models/digits that has their name
+SHIPPED = {"elastic": "routers", "dydit": "routers", "ilf": "predictor"}
+GUIDED = 2.0  # scale of guidance of the walk for caches that want one
 FORMAT = 1
 
 
@@ -82,7 +84,7 @@ class Line:
 
 @dataclass(frozen=True)
 class PeerLine:
-    """One cache on the transformer of random weights, whose it is, and what it made of it (see bridges.layers.peers)."""
+    """One cache on the transformer of random weights, whose it is, and what it made of it (see bridges.layers.caches)."""
 
     name: str
     whose: str
@@ -130,8 +132,8 @@ def contenders(only: Sequence[str] = (), steps: int = 20) -> list[tuple[str, str
 def _usual(name: str, trial: str, steps: int) -> tuple[str, Any]:
     """How it is told, and its specification."""
     if name in SHIPPED:
-        weights = catalog.ROOT / "models" / "digits" / f"{SHIPPED[name]}.safetensors"
-        return f"{name}, as shipped for digits", {"name": name, "routers": weights}
+        weights = catalog.ROOT / "models" / "digits" / f"{name}.safetensors"
+        return f"{name}, as shipped for digits", {"name": name, SHIPPED[name]: weights}
     if name == "skip":  # every third block in the odd steps
         return "skip, blocks 2 and 4 in odd steps", {"name": name, "blocks": tuple(((), (2, 4))[k % 2] for k in range(steps))}
     if name == "stepreuse":
@@ -222,17 +224,22 @@ def peer_lines(settings: Settings) -> list[PeerLine]:
     except ImportError as error:
         what = "diffusers is not installed, and its caches are asked for"
         raise OrnsteinError(what, "Install it, or leave out --peers.") from error
-    from ornstein.bridges.layers import peers
+    from ornstein.bridges.layers import caches
 
-    job, mine = peers.task(steps=settings.steps), {}
+    job, mine = caches.task(steps=settings.steps), {}
+    guided, ratios = replace(job, scale=GUIDED), caches.measured_ratios(job)
     names = {catalog.parse(text)[0] for text in settings.only}
     for entry in catalog.entries("acceleration"):
         evidence = importlib.import_module(f"ornstein.evidence.acceleration.{entry.name}")
         if "DiTTransformer2DModel" in getattr(evidence, "FOREIGN", ()) and (not names or entry.name in names):
             told, spec = _usual(entry.name, evidence.TRIAL[1], settings.steps)
+            if entry.name == "magcache":
+                told, spec = "magcache, measured ratios", {"name": "magcache", "ratios": ratios}
             if entry.name not in SHIPPED:  # what was learned on the digits is of another network
                 mine[told] = catalog.build("acceleration", spec)
-    found = [(peers.peers(job, tries=settings.tries), "diffusers"), (peers.own(job, mine, settings.tries), "ornstein")]
+    both = caches.peers(guided, tries=settings.tries, only=("FasterCache",))
+    found = [(caches.peers(job, ratios, settings.tries), "diffusers"), (caches.own(job, mine, settings.tries), "ornstein"),
+             ({f"{n}, guided": p for n, p in both.items()}, "diffusers")]  # fmt: skip
     lines = [PeerLine(n, whose, p.cost, 1 / p.gain, p.distance) for made, whose in found for n, p in made.items()]
     return sorted(lines, key=lambda p: p.full)
 
@@ -305,7 +312,8 @@ def markdown(bench: Bench) -> str:
 
 PEERS = ("On one DiT of diffusers with random weights, the same start and Euler steps; FLOPs and seconds over those of the full "
          "walk, fused attention not counted; distance: relative L2 to the full walk. Settings differ, so read cost and distance "
-         "together. FasterCache of diffusers needs guidance, and MagCache ratios of the network: they are not here.")  # fmt: skip
+         "together. MagCache, ours and theirs, has the ratios measured on this network; FasterCache needs guidance (scale "
+         f"{GUIDED:g}, both branches in one batch), and is compared with the full guided walk.")
 
 
 def _tables(bench: Bench) -> list[str]:

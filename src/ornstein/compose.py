@@ -55,11 +55,23 @@ class Pair:
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """The parts that change nothing beside the other."""
-        return () if self.refused else tuple(n for n, gap in zip((self.one, self.two), self.without) if gap == 0)
+        """The parts that change nothing beside the other, of those that are there to change something."""
+        pairs = zip((self.one, self.two), self.without)
+        return () if self.refused else tuple(n for n, gap in pairs if gap == 0 and n not in exact())
 
 
 # ---- what is tried
+
+
+@cache
+def exact() -> frozenset[str]:
+    """The accelerations that compute the same in another way."""
+    names = [e.name for e in catalog.entries("acceleration")]
+    return frozenset(n for n in names if getattr(_evidence(n), "EXACT", False))
+
+
+def _evidence(name: str) -> Any:
+    return importlib.import_module(f"ornstein.evidence.acceleration.{name}")
 
 
 @cache
@@ -67,7 +79,7 @@ def parts(backbone: str) -> dict[str, str]:
     """Name -> how it is tried here, of the accelerations that fit the network."""
     found = {}
     for entry in catalog.entries("acceleration"):
-        _, settings, fits = importlib.import_module(f"ornstein.evidence.acceleration.{entry.name}").TRIAL
+        _, settings, fits = _evidence(entry.name).TRIAL
         if backbone in fits:
             found[entry.name] = f"{entry.name}:{settings}"
     return found

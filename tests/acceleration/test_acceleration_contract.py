@@ -23,7 +23,9 @@ PATHS = {n: f"ornstein.evidence.acceleration.{n}" for n in NAMES}
 EVIDENCE = {n: importlib.import_module(path) for n, path in PATHS.items() if importlib.util.find_spec(path)}
 # the evidence says TRIAL = (settings that never skip, settings that do, the backbones that it fits)
 SETTINGS = {name: module.TRIAL for name, module in EVIDENCE.items() if hasattr(module, "TRIAL")}
-STORES_NOTHING = {n for n, module in EVIDENCE.items() if getattr(module, "STORES_NOTHING", False)}
+# EXACT = True: it computes the same, otherwise, so that nothing is skipped and nothing stored
+EXACT = {n for n, module in EVIDENCE.items() if getattr(module, "EXACT", False)}
+STORES_NOTHING = EXACT | {n for n, module in EVIDENCE.items() if getattr(module, "STORES_NOTHING", False)}
 ROWS = 8
 BACKBONES = {
     "dit": "dit:channels=1,patch=2,width=32,depth=4,heads=4,classes=10",
@@ -50,6 +52,11 @@ def part(name: str, skips: bool = True):
     return catalog.build("acceleration", f"{name}:{SETTINGS[name][skips]}")
 
 
+def took_part(name, run):
+    """It skipped something, or has computed it in its own way."""
+    return run.record.skipped() == pytest.approx(0, abs=1e-9) if name in EXACT else run.record.skipped() > 0
+
+
 def draw(net, plugins=(), ids=tuple(range(ROWS)), steps=10, solver="ddim", run=None, seed=0, wrap=None, **settings):
     """Samples of a few digits with the plugins attached for this long."""
     detach = attach(net, plugins) if plugins else (lambda: None)
@@ -73,7 +80,7 @@ def test_never_skip_and_detach_are_bit_exact(name, backbone):
     plain, run = draw(net), Run()
     assert torch.equal(draw(net, part(name, False), run=run), plain)
     assert run.record.skipped() == 0
-    assert not torch.equal(draw(net, part(name)), plain), "this setting should skip something"
+    assert name in EXACT or not torch.equal(draw(net, part(name)), plain), "this setting should skip something"
     assert torch.equal(draw(net), plain) and not any("forward" in m.__dict__ for m in net.modules())
 
 
@@ -81,11 +88,11 @@ def test_never_skip_and_detach_are_bit_exact(name, backbone):
 def test_it_skips_says_so_and_stays_near(name, backbone):
     run = Run()
     out = draw(network(backbone), part(name), run=run)
-    assert 0 < run.record.skipped() < 0.95
+    assert took_part(name, run) and run.record.skipped() < 0.95
     facts = run.record.facts[name]["cond"]
     assert (facts["cache_bytes"] == 0) == (name in STORES_NOTHING)
     plain = draw(network(backbone))
-    assert (out - plain).norm() < 0.5 * plain.norm()
+    assert (out - plain).norm() < (1e-5 if name in EXACT else 0.5) * plain.norm()
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(name, backbone, solver):
     for i in range(ROWS):
         alone = draw(net, part(name), ids=(i,), solver=solver)
         assert torch.allclose(alone[0], together[i], atol=2e-4), f"sample {i}"
-    assert run.record.skipped() > 0
+    assert took_part(name, run)
 
 
 @pairs
@@ -160,7 +167,7 @@ def test_bfloat16(name, backbone):
 
     net, run = copy.deepcopy(network(backbone)).to(torch.bfloat16), Run()
     out = draw(net, part(name), run=run)
-    assert out.isfinite().all() and run.record.skipped() > 0
+    assert out.isfinite().all() and took_part(name, run)
 
 
 @pairs
@@ -177,7 +184,9 @@ def test_another_shape_starts_afresh(name, backbone):
                     out = net(x, t, cond)
                 if k in (4, 9):
                     with calling(None):
-                        assert torch.equal(out, net(x, t, cond)), f"call {k}"
+                        plain = net(x, t, cond)
+                        near = name in EXACT and torch.allclose(out, plain, atol=1e-4)
+                        assert near or torch.equal(out, plain), f"call {k}"
     finally:
         detach()
 
@@ -224,7 +233,7 @@ def test_on_networks_of_diffusers(name, kind):
     assert torch.equal(plain, same)
     slow = torch.arange(5)[:, None].expand(5, 2) * 0.01
     near, run = _answers(net, inputs, part(name), slow)
-    assert run.record.skipped() > 0.1
+    assert took_part(name, run) if name in EXACT else run.record.skipped() > 0.1
     assert (near - _answers(net, inputs, (), slow)[0]).norm() < 0.1 * near.norm()
     if name == "firstblock":
         mixed, run = _answers(net, inputs, catalog.build("acceleration", "firstblock:threshold=1e-3"), still_and_moving)

@@ -9,9 +9,9 @@ from torch import nn
 from ornstein.acceleration.fasterdiffusion import FasterDiffusion, PriorNoise, paper_keys
 from ornstein.core import catalog
 from ornstein.core.clock import Clock
-from ornstein.core.denoiser import Denoiser
+from ornstein.core.denoiser import Denoiser, guide
 from ornstein.core.errors import OrnsteinError
-from ornstein.core.loop import sample
+from ornstein.core.loop import Controller, sample
 from ornstein.core.seam import Run, attach, calling, running
 
 
@@ -54,6 +54,100 @@ def test_key_steps():
     assert record(FasterDiffusion(3)).computed_at["mid/stage"] == 4
     heun = record(FasterDiffusion(key_at=(0, 4)), "heun")
     assert heun.computed_at["mid/stage"] == 4  # both evaluations of a key step
+
+
+class Shuffle(Controller):
+    def after(self, before, now):
+        return now.take(torch.tensor([2, 0, 1])) if now.step == 6 else now
+
+
+class Ask:
+    """Two branches of guidance."""
+
+    def predict(self, inner, x, t, cond, clock):
+        inner(x * 2, t, None, clock.at("uncond"))
+        return inner(x, t, cond, clock)
+
+
+def walk(solver="ddim", rule="uniform", wrap=None, controllers=(), **settings):
+    net, run = unet(), Run()
+    detach = attach(net, FasterDiffusion(**settings))
+    try:
+        d = Denoiser(net, catalog.build("processes", "flow"))
+        return sample(guide(d, wrap) if wrap else d, (3, 1, 8, 8), catalog.build("solvers", solver), 12, run=run, seed=1,
+                      rule=rule, controllers=controllers), run  # fmt: skip
+    finally:
+        detach()
+
+
+@pytest.mark.parametrize("solver", ["ddim", "heun", "dpmpp2m"])
+@pytest.mark.parametrize("settings", [{}, {"interval": 4}, {"key_at": (0, 3)}], ids=str)
+def test_one_batch_says_what_the_decoders_say_in_turn(solver, settings):
+    plain, one = walk(solver, "karras", **settings)
+    together, two = walk(solver, "karras", parallel=True, **settings)
+    assert torch.allclose(together, plain, atol=2e-6)
+    assert one.record.computed_at["mid/stage"] == two.record.computed_at["mid/stage"]
+    if solver != "heun":  # heun asks twice for one time
+        assert one.record.asked_at["mid/stage"] == two.record.asked_at["mid/stage"] == 12
+    if (solver, settings) == ("ddim", {"interval": 4}):  # of each span of three, two answers come without a computation
+        assert two.record.left_by["FasterDiffusion"] == one.record.left_by["FasterDiffusion"] + 6
+
+
+def test_a_batch_is_one_call_and_its_memory_is_told():
+    net, rows = unet(), []
+    hook = net.up[0].register_forward_hook(lambda module, inputs, out: rows.append(len(out)))
+    detach, run = attach(net, FasterDiffusion(4, parallel=True)), Run()
+    sample(Denoiser(net, catalog.build("processes", "flow")), (3, 1, 8, 8), catalog.build("solvers", "ddim"), 10, run=run)
+    detach()
+    hook.remove()
+    assert rows == [3, 9, 3, 9, 3, 3], "the last span has one step left"
+    facts, plain = run.record.facts["fasterdiffusion"]["cond"], walk(interval=4)[1].record.facts["fasterdiffusion"]["cond"]
+    assert facts["copies"] == 3 and facts["batch_bytes"] == 3 * plain["cache_bytes"]
+    answers = 3 * 3 * 64 * 4  # copies of three answers of 64 numbers
+    assert plain["cache_bytes"] < facts["cache_bytes"] <= plain["cache_bytes"] + answers
+
+
+def test_batches_follow_resampling_and_keep_branches_apart():
+    for settings in ({"controllers": [Shuffle()]}, {"wrap": Ask()}):
+        plain, _ = walk(interval=5, **settings)
+        together, run = walk(interval=5, parallel=True, **settings)
+        assert torch.allclose(together, plain, atol=2e-6)
+    assert not torch.allclose(walk(interval=5)[0], walk(interval=5, controllers=[Shuffle()])[0], atol=1e-2)
+    assert run.record.facts["fasterdiffusion"]["uncond"]["copies"] == 4
+
+
+def test_answers_are_of_the_last_key_step():
+    """Two walks through the same times within one run."""
+    net, out = unet(), []
+    for parallel in (False, True):
+        detach = attach(net, FasterDiffusion(3, parallel=parallel))
+        with running(Run()):
+            for k in range(6):
+                x = torch.full((2, 1, 8, 8), float(k // 3)) + torch.linspace(0, 1, 8)
+                with calling(Clock(k % 3, steps=3, t=(t := 1 - k % 3 / 4), ids=(0, 1), times=torch.linspace(1, 0, 5))):
+                    out.append(net(x, torch.full((2,), t)))
+        detach()
+    assert all(torch.allclose(a, b, atol=2e-6) for a, b in zip(out[:6], out[6:])) and not torch.allclose(out[1], out[4])
+
+
+def test_without_a_grid_the_decoders_run_in_turn_and_other_times_are_refused():
+    net, x = unet(), torch.randn(2, 1, 8, 8)
+    out = []
+    for parallel in (False, True):
+        detach = attach(net, FasterDiffusion(3, parallel=parallel))
+        with running(Run()):
+            for k in range(3):
+                t = torch.tensor([0.9, 0.5]) - 0.1 * k
+                with calling(Clock(k, steps=3, t=t, ids=(0, 1), times=torch.linspace(1, 0, 4))):
+                    out.append(net(x, t))
+        detach()
+    assert all(torch.equal(a, b) for a, b in zip(out[:3], out[3:])) and not torch.equal(out[1], out[2])
+    detach = attach(net, FasterDiffusion(3, parallel=True))
+    with running(Run()), pytest.raises(OrnsteinError, match="something else than the time"):
+        for k in range(2):
+            with calling(Clock(k, steps=3, t=1 - k / 3, ids=(0, 1), times=torch.linspace(1, 0, 4))):
+                net(x, torch.full((2,), 1000 * (1 - k / 3)))
+    detach()
 
 
 def inject(strength, below):

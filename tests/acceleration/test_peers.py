@@ -11,7 +11,7 @@ from ornstein.acceleration.taylorseer import TaylorSeer
 from ornstein.core.seam import Run, attach
 
 hooks = pytest.importorskip("diffusers.hooks")
-from ornstein.bridges.layers import peers as bench  # noqa: E402
+from ornstein.bridges.layers import caches as bench  # noqa: E402
 
 STEPS = 14
 
@@ -116,3 +116,36 @@ def test_all_peers_run_on_one_task():
     for peer in (*found.values(), *mine.values()):
         assert peer.x.isfinite().all() and peer.distance < 0.5 and 0 < peer.cost <= 1.01 and peer.seconds > 0
     assert torch.equal(job.start, start) and not any("forward" in m.__dict__ for m in job.net.modules())
+
+
+def test_ratios_of_a_network_are_those_that_diffusers_calibrates():
+    import copy
+
+    job = task(steps=6)
+    net = copy.deepcopy(job.net)
+    config = hooks.MagCacheConfig(num_inference_steps=7, calibrate=True)  # one step more, as it forgets at the last
+    config.now = {"t": 0.0}
+    hooks.apply_mag_cache(net, config)
+    states = {id(h): h for m in net.modules() if hasattr(m, "_diffusers_hook") for h in m._diffusers_hook.hooks.values()}
+    bench._walk(job, net, lambda: bench._theirs(net, config))
+    seen = next(h.state_manager._state_cache["cond"].calibration_ratios for h in states.values() if hasattr(h, "state_manager"))
+    mine = bench.measured_ratios(job)
+    assert mine == pytest.approx(seen, rel=1e-4) and max(abs(r - 1) for r in mine) > 1e-3
+
+
+def test_the_guided_walk_has_fastercache_alone_where_asked():
+    found = bench.peers(task(steps=4, scale=2.0), tries=1, only=("FasterCache",))
+    assert set(found) == {"FasterCache"}
+    assert "FasterCache" not in bench.configured(task(steps=4)) and "MagCache" in bench.configured(task(steps=4), [1.0] * 4)
+
+
+def test_the_benchmark_asks_all_caches_of_diffusers(monkeypatch):
+    from ornstein import bench_acceleration
+
+    full = bench.task
+    monkeypatch.setattr(bench, "task", lambda steps: full(layers=2, width=16, size=4, batch=1, steps=steps))
+    lines = bench_acceleration.peer_lines(bench_acceleration.Settings(6, 1, 1, ("magcache",)))
+    theirs = {line.name for line in lines if line.whose == "diffusers"}
+    assert theirs == {*bench.PEERS} - {"FasterCache"} | {"FasterCache, guided"}
+    assert [line.name for line in lines if line.whose == "ornstein"] == ["magcache, measured ratios"]
+    assert all(0 < line.flops <= 1.001 for line in lines)

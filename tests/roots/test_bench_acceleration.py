@@ -90,7 +90,7 @@ def test_what_refuses_is_left_out_with_its_reason():
 
 def test_beside_the_caches_of_diffusers(monkeypatch):
     pytest.importorskip("diffusers")
-    from ornstein.bridges.layers import peers
+    from ornstein.bridges.layers import caches as peers
 
     task = peers.task
     monkeypatch.setattr(peers, "task", lambda steps: task(layers=2, width=16, size=4, batch=1, steps=steps))
@@ -116,7 +116,7 @@ def test_the_command(tmp_path):
     (["acceleration", "--only", "deepcach"], "Did you mean 'deepcache'"),
     (["acceleration", "--nfe", "5,10"], "one --nfe"), (["acceleration", "--process", "vp"], "no --process"),
     (["acceleration", "--nfe", "1"], "at least two steps"), (["solvers", "--peers"], "--peers is for acceleration"),
-    (["pictures"], "unknown benchmark"),
+    (["pictures"], "unknown model or benchmark"),
 ])  # fmt: skip
 def test_mistakes_are_told_at_once(words, told, tmp_path):
     done = CliRunner().invoke(app, ["bench", *words, "--out", str(tmp_path)])

@@ -29,7 +29,7 @@ def test_every_part_takes_part(backbone):
     """Alone, each changes the samples here; what fits is what its evidence says."""
     plain = compose.alone(backbone, "", compose.STEPS)
     for name in compose.parts(backbone):
-        assert not torch.equal(compose.alone(backbone, name, compose.STEPS), plain), name
+        assert name in compose.exact() or not torch.equal(compose.alone(backbone, name, compose.STEPS), plain), name
     everywhere = {n for b in compose.BACKBONES for n in compose.parts(b)}
     assert everywhere == {e.name for e in catalog.entries("acceleration")}
 

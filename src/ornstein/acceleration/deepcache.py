@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ornstein.acceleration.layers.ledger import note
+from ornstein.acceleration.layers.store import check_store, pack, unpack
 from ornstein.core.clock import Clock
 from ornstein.core.effects import Effects
 from ornstein.core.errors import OrnsteinError
@@ -32,9 +33,11 @@ class DeepCache:
     interval: int = 3  # N: one full evaluation in so many; 1: never skip
     branch: int = 1  # m: outer levels that are always recomputed
     full_at: tuple[int, ...] = ()  # evaluations that are full, instead of every N-th; the first one always is
+    store: str = "plain"  # how F is kept: plain, half or host
     effects: ClassVar[Effects] = Effects.of(replaces="evaluation")
 
     def __post_init__(self) -> None:
+        check_store("deepcache", self.store)
         if self.interval < 1 or self.branch < 1:
             raise OrnsteinError(f"DeepCache(interval={self.interval}, branch={self.branch})", "Both are at least 1.")
 
@@ -66,12 +69,12 @@ class DeepCache:
             out = run(streams)
             memory["forms"][site.name] = _form(out)
             if site.role == "up" and len(memory["order"]["down"]) - 1 - place == self.branch:
-                memory["deep"] = out
+                memory["deep"] = pack(out, self.store)
             return out
         up = len(order) - 1 - place  # 0 is the outermost level
         if (site.role == "down" and place < self.branch) or (site.role == "up" and up < self.branch):
             return run(streams)
-        return memory["deep"] if site.role == "up" and up == self.branch else _blank(memory["forms"][site.name], lead)
+        return unpack(memory["deep"]) if site.role == "up" and up == self.branch else _blank(memory["forms"][site.name], lead)
 
     def _begin(self, lead: Tensor, clock: Clock, run: Call, memory: dict) -> None:
         note(run, clock, "deepcache", memory["deep"], {"evaluations": 1})

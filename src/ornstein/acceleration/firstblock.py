@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ornstein.acceleration.layers.ledger import note
 from ornstein.acceleration.layers.spans import carry, minus, plus, put, trunk
+from ornstein.acceleration.layers.store import check_store, pack, unpack
 from ornstein.core.clock import Clock
 from ornstein.core.effects import Effects
 from ornstein.core.seam import Call, Streams
@@ -34,7 +35,11 @@ class FirstBlock:
     threshold: float = 0.1  # relative change of the first residual below which a sample skips; 0: never
     warmup: int = 1  # evaluations of a branch that are always full
     limit: int = 0  # most evaluations in a row that a sample may skip; 0: no limit
+    store: str = "plain"  # how residuals are kept: plain, half or host
     effects: ClassVar[Effects] = Effects.of(replaces="evaluation")
+
+    def __post_init__(self) -> None:
+        check_store("firstblock", self.store)
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
         """All blocks of the stages of more than two blocks where there are such; short refiners stay computed."""
@@ -53,9 +58,10 @@ class FirstBlock:
 
         def learn(site: Site, begin: Streams, end: Streams, rows: Tensor | None) -> None:
             new = minus(end, begin, site)
-            kept[site.stage] = new if rows is None else put(kept[site.stage], rows, new)
+            new = new if rows is None else put(unpack(kept[site.stage]), rows, new)
+            kept[site.stage] = pack(new, self.store)
 
-        return carry(site, begins, streams, run, memory, lambda site, begin: plus(begin, kept[site.stage]), learn)
+        return carry(site, begins, streams, run, memory, lambda site, begin: plus(begin, unpack(kept[site.stage])), learn)
 
     def _first(self, clock: Clock, streams: Streams, run: Call, memory: dict) -> Streams:
         """Compute the first block and decide which rows go on: None is all of them."""
@@ -71,14 +77,15 @@ class FirstBlock:
     def _decide(self, change: Tensor, memory: dict) -> Tensor | None:
         known = memory.get("change")
         if memory["calls"] < self.warmup or known is None or known.shape != change.shape:
-            memory["change"], memory["skips"] = change, torch.zeros(len(change), dtype=torch.long, device=change.device)
+            memory["change"] = pack(change, self.store)
+            memory["skips"] = torch.zeros(len(change), dtype=torch.long, device=change.device)
             return None
-        axes = tuple(range(1, change.ndim))
+        axes, known = tuple(range(1, change.ndim)), unpack(known)
         moved, size = (change - known).abs().float().mean(axes), known.abs().float().mean(axes)
         compute = ~(moved < self.threshold * size)  # also where it is not a number
         if self.limit:
             compute |= memory["skips"] >= self.limit
         memory["skips"] = torch.where(compute, 0, memory["skips"] + 1)
-        memory["change"] = torch.where(compute.view(-1, *[1] * len(axes)), change, known)
+        memory["change"] = pack(torch.where(compute.view(-1, *[1] * len(axes)), change, known), self.store)
         rows = compute.nonzero()[:, 0]
         return None if len(rows) == len(change) else rows

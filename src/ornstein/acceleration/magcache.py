@@ -31,7 +31,7 @@ from ornstein.core.loop import Solver
 from ornstein.core.seam import Call, Streams
 from ornstein.core.sites import Site
 
-__all__ = ["MagCache", "calibrate", "resampled"]
+__all__ = ["MagCache", "Growth", "calibrate", "resampled"]
 
 # budget: the calibration stands beside the part that reads what it finds
 KIND = "magcache"
@@ -113,7 +113,7 @@ def resampled(ratios: tuple[float, ...], steps: int, faithful: bool = False) -> 
 
 
 @dataclass(frozen=True, eq=False)
-class _Watch:
+class Growth:
     """Notes the residual's growth over each evaluation of the branch 'cond', in the longest stage: means over tokens."""
 
     seen: list[float]
@@ -143,7 +143,7 @@ class _Watch:
 def calibrate(denoiser: Any, noise: Any, solver: Solver, steps: int = 40, *, cond: Any = None, rule: Any = "uniform",
               seed: int = 0) -> Artefact:  # fmt: skip
     """gamma_k of a batch of full runs. noise: shape [B, ...] or start, as for `sample`; the solver must ask once per step."""
-    watch = _Watch([])
+    watch = Growth([])
     end = watched(watch, denoiser, noise, solver, steps, cond, rule, seed)
     if len(watch.seen) != steps:
         raise OrnsteinError(f"the solver asked {len(watch.seen)} times in {steps} steps", "Calibrate with ddim or dpmpp2m.")

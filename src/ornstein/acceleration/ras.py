@@ -50,7 +50,7 @@ class RAS:
     starvation: float = 0.3  # k_s: what one passing-over adds to the log of the measure
     keys: bool = True  # keep keys and values of passive tokens; False: active tokens see only one another
     faithful: bool = False  # the released sign * log(m exp(k_s D)): with sign = -1 who is passed over stays so
-    effects: ClassVar[Effects] = Effects.of(replaces="evaluation tokens attention")
+    effects: ClassVar[Effects] = Effects.of(replaces="evaluation tokens attention rows")
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1 or self.warmup < 1 or self.measure not in MEASURES or self.sign not in (1, -1):

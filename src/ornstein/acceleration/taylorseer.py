@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ornstein.acceleration.layers.forecast import lagrange, place, weighted, wide
 from ornstein.acceleration.layers.ledger import note
+from ornstein.acceleration.layers.store import check_store, pack, unpack
 from ornstein.core.clock import Clock
 from ornstein.core.effects import Effects
 from ornstein.core.errors import OrnsteinError
@@ -39,9 +40,11 @@ class TaylorSeer:
     faithful: bool = False  # the published series over whole evaluations, instead of Newton's over times
     roles: tuple[str, ...] = ("attention", "cross_attention", "mlp")  # of the branches to forecast
     full_at: tuple[int, ...] = ()  # evaluations that are full, instead of every N-th; those of the warm-up always are
+    store: str = "plain"  # how outputs are kept: plain, half or host
     effects: ClassVar[Effects] = Effects.of(replaces="evaluation")
 
     def __post_init__(self) -> None:
+        check_store("taylorseer", self.store)
         if self.interval < 1 or self.order < 0 or self.warmup < 1:
             raise OrnsteinError(f"TaylorSeer(interval={self.interval}, order={self.order}, warmup={self.warmup})",
                                 "interval and warmup are at least 1, order at least 0.")  # fmt: skip
@@ -65,12 +68,14 @@ class TaylorSeer:
         memory[site.name] = known | {"calls": call + 1}
         due = call in self.full_at if self.full_at else call - known["full"] >= self.interval
         if call >= self.warmup and not due:
-            weights = self._weights(call - known["full"], t, known)
-            return {k: weighted(weights, [v[k] for v in known["values"]]) for k in known["values"][0]}
-        out = run(streams)
-        values = _differences(out, known, call - known["full"]) if self.faithful else [out, *known["values"]]
-        keep = self.order + 1
-        memory[site.name] |= {"full": call, "values": values[:keep], "times": [t, *known["times"]][:keep]}
+            weights, values = self._weights(call - known["full"], t, known), unpack(known["values"])
+            return {k: weighted(weights, [v[k] for v in values]) for k in values[0]}
+        out, keep = run(streams), self.order + 1
+        if self.faithful:
+            values = pack(_differences(out, unpack(known["values"]), call - known["full"])[:keep], self.store)
+        else:
+            values = [pack(out, self.store), *known["values"]][:keep]
+        memory[site.name] |= {"full": call, "values": values, "times": [t, *known["times"]][:keep]}
         return out
 
     def _weights(self, k: int, t: Tensor, known: dict) -> list:
@@ -80,10 +85,10 @@ class TaylorSeer:
         return list(lagrange(t, torch.stack(known["times"], 1)).unbind(1))
 
 
-def _differences(out: Streams, known: dict, distance: int) -> list[Streams]:
+def _differences(out: Streams, before: list[Streams], distance: int) -> list[Streams]:
     """D^0 = F, D^{i+1} = (D^i - the old D^i) / distance in evaluations."""
     values = [out]
-    for old in known["values"]:
+    for old in before:
         now = values[-1]
         values.append({k: None if v is None else (wide(v) - wide(old[k])) / distance for k, v in now.items()})
     return values

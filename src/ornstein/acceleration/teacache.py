@@ -43,7 +43,7 @@ class TeaCache:
     coefficients: tuple[float, ...] = (0.0, 1.0)  # of p, the constant first; (0, 1): the change itself
     calibrated: str | Path | Artefact = ""  # what `calibrate` found (file or Artefact), instead of coefficients
     warmup: int = 1  # evaluations of a branch that are always full; the last step always is
-    effects: ClassVar[Effects] = Effects.of(replaces="evaluation")
+    effects: ClassVar[Effects] = Effects.of(replaces="evaluation rows")
 
     def __post_init__(self) -> None:
         if self.calibrated:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ornstein.acceleration.layers.distil import Distilled, Recipe, distil
@@ -20,6 +19,7 @@ from ornstein.core.denoiser import Denoiser
 from ornstein.core.loop import sample
 from ornstein.core.seam import Run, attach, calling, running
 from ornstein.evidence import Row
+from ornstein.evidence._flops import Mode
 from ornstein.evidence.acceleration import _ground
 from ornstein.evidence.acceleration._ground import FULL, STEPS
 
@@ -68,7 +68,7 @@ def fewer(share: float, beside: str) -> list[Row]:
     return rows
 
 
-class Peak(TorchDispatchMode):
+class Peak(Mode):
     """The most bytes of tensors that were made and alive at once; what lives inside of one fused kernel is not seen."""
 
     def __init__(self) -> None:

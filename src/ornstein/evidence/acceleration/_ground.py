@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ornstein.core import catalog
 from ornstein.core.denoiser import Denoiser
@@ -22,6 +21,7 @@ from ornstein.core.effects import Effects
 from ornstein.core.loop import sample
 from ornstein.core.seam import Run, attach
 from ornstein.evidence import Row
+from ornstein.evidence._flops import Flops
 from ornstein.evidence.backbones._ground import train
 
 SEEDS, EACH, STEPS, MANY = 4, 4, 40, 80
@@ -76,10 +76,10 @@ def evaluations(backbone: str, record: Any) -> float:
 def flops(backbone: str) -> dict[str, float]:
     """Module path ('' is the network) -> its share of the FLOPs of one evaluation."""
     net, name = model(backbone)[0].backbone, type(model(backbone)[0].backbone).__name__
-    with FlopCounterMode(display=False, depth=9) as counter, torch.no_grad():
+    with Flops() as counted, torch.no_grad():
         net(torch.zeros(2, 1, 8, 8), torch.ones(2), {"label": torch.zeros(2, dtype=torch.long)})
-    found = {k.removeprefix(name).removeprefix("."): sum(v.values()) for k, v in counter.get_flop_counts().items()}
-    return {k: found.get(k, 0) / counter.get_total_flops() for k, _ in net.named_modules()}
+    found = {k.removeprefix(name).removeprefix("."): v for k, v in counted.found.items()}
+    return {k: found.get(k, 0) / counted.total for k, _ in net.named_modules()}
 
 
 @cache

@@ -8,13 +8,14 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import sdpa_flop
 
 from ornstein.core import catalog
 from ornstein.core.denoiser import Denoiser
 from ornstein.core.loop import sample
 from ornstein.core.seam import Run, attach
 from ornstein.evidence import Row
+from ornstein.evidence._flops import Flops
 from ornstein.evidence.acceleration import _ground
 
 # random networks: name -> (backbone, side of the latents); the first has 256 tokens of width 192, the second 1024 of width 64
@@ -46,12 +47,12 @@ def counted(name: str, plugin: Any) -> float:
     """FLOPs of a run, matrix products and attention alike, matching and waste included."""
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
-    def attention(q: Any, k: Any, v: Any, *rest: Any, out_shape: Any = None, **more: Any) -> int:
+    def attention(q: Any, k: Any, v: Any, *rest: Any, out_val: Any = None, **more: Any) -> int:
         return sdpa_flop(q, k, v)  # of the CPU's kernel the counter knows nothing
 
-    with FlopCounterMode(display=False, custom_mapping={fused: attention}) as counter:
+    with Flops({fused: attention}) as seen:
         drawn(name, plugin)
-    return counter.get_total_flops()
+    return seen.total
 
 
 def seconds(plugins: Sequence[str], name: str = "256 tokens") -> list[Row]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ornstein.acceleration.deediff import DeeDiff
 from ornstein.evidence import Evidence, Row, verdict
+from ornstein.evidence._flops import Flops
 from ornstein.evidence.acceleration import _ground
 from ornstein.evidence.acceleration._learned import SHAPE, below, digits, others, part, row
 from ornstein.recipes.train_deediff import Recipe, train_deediff
@@ -23,10 +23,10 @@ CLAIM = ("On the digits DiT leaving by learned uncertainty stays nearer to the f
 def share(width: int) -> float:
     """FLOPs of one sample's exit, D^2 per token, over those of one evaluation of it."""
     net = _ground.model("dit")[0].backbone
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with Flops() as counted, torch.no_grad():
         net(torch.zeros(1, *SHAPE), torch.ones(1), {"label": torch.zeros(1, dtype=torch.long)})
     tokens = (SHAPE[1] // net.patch) * (SHAPE[2] // net.patch)
-    return 2 * tokens * width**2 / counter.get_total_flops()
+    return 2 * tokens * width**2 / counted.total
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch
 
 from ornstein.acceleration.fasterdiffusion import PriorNoise
 from ornstein.core import catalog
+from ornstein.core.denoiser import Denoiser
 from ornstein.core.loop import sample
-from ornstein.core.seam import attach
+from ornstein.core.seam import Run, attach
 from ornstein.evidence import Evidence, Row, verdict
 from ornstein.evidence.acceleration import _ground
 
@@ -53,24 +54,23 @@ def changes() -> dict[str, list[float]]:
     return {role: torch.stack(v).mean(0).tolist() for role, v in out.items()}
 
 
-def decoders(together: int = 4) -> list[Row]:
-    """Wall-clock of the decoders of one span of a larger random U-Net, in turn and in one batch; the least of five tries."""
+def seconds(tries: int = 4) -> list[Row]:
+    """Wall-clock of one sample of a larger random U-Net: full, and with spans of four evaluations whose decoders run in turn
+    or in one batch; the least of the tries, which take turns."""
     net = catalog.build("backbones", "unet:channels=4,width=32,multipliers=(1,2,4),blocks=1").eval().requires_grad_(False)
-    skips, mid = net.encode(torch.zeros(2, 4, 16, 16), context := net.context(torch.ones(2), None, 2))
-
-    def many(tree):
-        return torch.cat([tree] * together) if isinstance(tree, torch.Tensor) else tree and type(tree)(map(many, tree))
-
-    ways = {"in turn": lambda: [net.decode(mid, skips, context) for _ in range(together)],
-            "in one batch": lambda: net.decode(*whole)}  # fmt: skip
-    whole, spent = (many(mid), many(skips), many(context)), {name: [] for name in ways}
-    for _ in range(5):
-        for name, way in ways.items():
+    ways = {"full": "", "in turn": "fasterdiffusion:interval=5", "in one batch": "fasterdiffusion:interval=5,parallel=True"}
+    denoiser, spent, held = Denoiser(net, catalog.build("processes", "flow")), {name: [] for name in ways}, {}
+    for _ in range(tries):
+        for name, text in ways.items():
+            detach, run = attach(net, catalog.build("acceleration", text)) if text else (lambda: None), Run()
             began = time.perf_counter()
-            way()
+            sample(denoiser, (1, 4, 16, 16), catalog.build("solvers", "ddim"), 10, run=run)
             spent[name].append(time.perf_counter() - began)
-    return [Row(f"{together} decoders of a larger random unet, {name}", "reference", "seconds (lower)", [min(s)])
-            for name, s in spent.items()]  # fmt: skip
+            detach()
+            facts = run.record.facts.get("fasterdiffusion", {"cond": {"cache_bytes": 0}})["cond"]
+            held[name] = (facts["cache_bytes"] + facts.get("batch_bytes", 0)) / 1e6
+    return [Row(f"one sample of a larger random unet, {ways[name] or name}", "method" if ways[name] else "reference",
+                "seconds for 10 steps (lower)", [min(s)], f"{held[name]:.2f} MB kept") for name, s in spent.items()]  # fmt: skip
 
 
 def run(quick: bool = True) -> Evidence:
@@ -83,5 +83,5 @@ def run(quick: bool = True) -> Evidence:
     noisy = Row("fasterdiffusion, PriorNoise(0.003)", "reference", _ground.FULL, injected("fasterdiffusion"))
     calm = encoder.mean < decoder.mean
     same = all(_ground.better(rows, "ddim") for rows in found.values())
-    return Evidence(CLAIM, [*sum(found.values(), []), noisy, encoder, decoder, *decoders(), *_ground.seconds("unet", settings[0])],
+    return Evidence(CLAIM, [*sum(found.values(), []), noisy, encoder, decoder, *seconds()],
                     verdict(calm and same, calm or same), _ground.model("unet")[1])  # fmt: skip

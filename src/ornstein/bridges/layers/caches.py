@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ornstein.core.clock import Clock
 from ornstein.core.seam import Run, attach, calling, running
 
-__all__ = ["PEERS", "Peer", "Task", "configured", "own", "peers", "task"]
+__all__ = ["PEERS", "Peer", "Task", "configured", "measured_ratios", "own", "peers", "task"]
 
 PEERS = ("FirstBlockCache", "TaylorSeer", "MagCache", "FasterCache", "PyramidAttentionBroadcast")
 BRANCHES = r"transformer_blocks\.\d+\.(attn1|ff)"  # attention and mlp, as ours; the default pattern fits none of a DiT's
@@ -96,10 +96,23 @@ def configured(task: Task, ratios: Sequence[float] = ()) -> dict[str, tuple[Call
     return made
 
 
-def peers(task: Task, ratios: Sequence[float] = (), tries: int = 3) -> dict[str, Peer]:
-    """The caches of diffusers at their defaults, as far as they fit; each on a copy of the network."""
+def measured_ratios(task: Task) -> tuple[float, ...]:
+    """What MagCache wants of a network: how much the blocks' residual grows from one step of the full walk to the next."""
+    from ornstein.acceleration.magcache import Growth
+
+    watch, net = Growth([]), copy.deepcopy(task.net)
+    attach(net, watch)
+    _walk(task, net, lambda: _ours(task))
+    return tuple(watch.seen)
+
+
+def peers(task: Task, ratios: Sequence[float] = (), tries: int = 3, only: Sequence[str] = ()) -> dict[str, Peer]:
+    """The caches of diffusers at their defaults, as far as they fit, or of these `only` the named; each on a copy of the
+    network."""
     found = {}
     for name, (apply, config) in configured(task, ratios).items():
+        if only and name not in only:
+            continue
         net = copy.deepcopy(task.net)
         apply(net, config)
         found[name] = _measured(name, task, net, lambda net=net, config=config: _theirs(net, config), tries)
