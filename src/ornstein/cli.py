@@ -71,13 +71,14 @@ Out = Annotated[Path | None, typer.Option(help="Folder for the pictures. Default
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pictures that are in the folder.")]
 SavePlan = Annotated[Path | None, typer.Option(help="Write down how it was done, to be given to --plan.")]
 PromptsFile = Annotated[Path | None, typer.Option(help="A text file with one prompt in each line.")]
+Force = Annotated[bool, typer.Option("--force", help="Run a plan of another model or use nevertheless; the record says so.")]
 
 
 @app.command()
 def generate(prompts: Prompts = None, model: ModelName = "emoji", plan: PlanFile = None, steps: Steps = None,
              solver: Solver = None, grid: Grid = None, guidance: Guidance = None, accelerate: Accelerate = None,
              seed: Seed = 0, out: Out = None, overwrite: Overwrite = False, save_plan: SavePlan = None,
-             prompts_file: PromptsFile = None) -> None:  # fmt: skip
+             prompts_file: PromptsFile = None, force: Force = False) -> None:  # fmt: skip
     """Draw pictures: a PNG for each prompt, a contact sheet, and the record of the run.
 
     ornstein generate "a red apple" "a sleepy cat"
@@ -92,7 +93,7 @@ def generate(prompts: Prompts = None, model: ModelName = "emoji", plan: PlanFile
     settings = _settings(plan, steps, solver, grid, guidance, accelerate)
     place = out or _free(Path("pictures"), Path(model).stem)
     with present.folder(place, overwrite) as part:
-        done = _draw(model, wanted, settings, plan, seed)
+        done = _draw(model, wanted, settings | {"force": force}, plan, seed)
         record = {"model": model, "seed": seed, **_plan_dict(done.plan), **done.record.as_dict(), "prompts": wanted}
         files = present.save(part, done.images, wanted, record)
         if save_plan:
@@ -177,6 +178,8 @@ Words = Annotated[list[str] | None, typer.Argument(metavar="[ROOM|WORDS]", help=
 Name = Annotated[str | None, typer.Argument(metavar="[NAME|ROOM]", help="A method or a room.")]
 Everything = Annotated[bool, typer.Option("--all", help="Every method of the house.")]
 Quick = Annotated[bool, typer.Option("--quick/--full", help="Seconds for each method, or its full evidence.")]
+Jobs = Annotated[int | None, typer.Option(metavar="N", help="Worker processes; 0: none. Default: the cores, at most 4.")]
+Figures = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every figure to this file, or renew its.")]
 
 
 @app.command()
@@ -265,7 +268,8 @@ def show(name: Annotated[str, typer.Argument(help="A method, as `ornstein method
 
 
 @app.command()
-def check(name: Name = None, everything: Everything = False, quick: Quick = True) -> None:
+def check(name: Name = None, everything: Everything = False, quick: Quick = True, jobs: Jobs = None,
+          figures: Figures = None) -> None:  # fmt: skip
     """Try the claim of a method again, against what it replaces and at equal cost.
 
     Ends with exit code 1 where a verdict differs from the one on the card.
@@ -273,10 +277,19 @@ def check(name: Name = None, everything: Everything = False, quick: Quick = True
         ornstein check ddim
 
         ornstein check solvers --full
+
+        ornstein check --all --jobs 2 --json docs/evidence.json
     """
     console = _console()
+    tried = _to_check(name, everything)
+    if everything or jobs is not None or figures is not None:
+        from ornstein import checks
+
+        if not checks.command([e.path for e in tried], jobs, quick, figures, console, _console(stderr=True)):
+            raise typer.Exit(1)
+        return
     differs = []
-    for entry in _to_check(name, everything):
+    for entry in tried:
         with _console(stderr=True).status(f"trying {entry.path}"):
             found, recorded = _try(entry, quick)
         if found != recorded:
@@ -344,111 +357,6 @@ def evaluate(model: Annotated[str, typer.Argument(help="A shipped model, or a fi
             m.name, f"{m.value:.4g}", f"{m.low:.4g} to {m.high:.4g}", m.better, floor, m.extractor, str(m.n)
         )
     _console().print(table)
-
-
-# ---- bench
-
-
-Subject = Annotated[str, typer.Argument(metavar="WHAT", help="What to compare: solvers or acceleration.")]
-Nfe = Annotated[str | None, typer.Option(help="Network calls, such as `5,10,20`; for acceleration the steps of the full run.")]
-Processes = Annotated[list[str] | None, typer.Option("--process", help="Of solvers: flow, vp or edm. Repeatable. Default: all.")]
-Seeds = Annotated[int, typer.Option(help="Groups of trajectories, for the spread.")]
-Hasty = Annotated[bool, typer.Option("--quick", help="Half a minute: fewer seeds, and of the solvers fewer tables.")]
-Names = Annotated[list[str] | None, typer.Option("--only", help="Only this method. May be repeated.")]
-Beside = Annotated[bool, typer.Option("--peers", help="With the caches of diffusers, of acceleration.")]
-BenchFolder = Annotated[Path | None, typer.Option(help="Folder for the tables: `out/bench-WHAT`. What it has of solvers is kept.")]
-
-
-@app.command()
-def bench(what: Subject, nfe: Nfe = None, process: Processes = None, only: Names = None, seeds: Seeds = 5,
-          quick: Hasty = False, peers: Beside = False, out: BenchFolder = None) -> None:  # fmt: skip
-    """Compare methods at equal cost: solvers with the exact solution, accelerations with fewer steps.
-
-    The schedulers of diffusers stand in the tables of the solvers, where it is installed. Interrupted, these go on.
-
-    ornstein bench solvers --quick
-
-    ornstein bench solvers --process edm --nfe 8,12,20
-
-    ornstein bench acceleration --only taylorseer:interval=4 --only firstblock --peers
-    """
-    out = out or Path(f"out/bench-{what}")
-    if what == "acceleration":
-        return _bench_acceleration(_numbers(nfe), process, tuple(only or ()), seeds, quick, peers, out)
-    if what != "solvers":
-        raise unknown("benchmark", what, ["solvers", "acceleration"])
-    if peers:
-        raise OrnsteinError("--peers is for acceleration", "The solvers have their peers beside them already: leave it out.")
-    for name in only or []:
-        catalog.find(name, "solvers")
-    numbers = _numbers(nfe)
-    from ornstein import bench as benchmark
-
-    settings = benchmark.Settings(numbers or benchmark.NFE, tuple(process or benchmark.GRIDS), seeds, quick, tuple(only or ()))
-    benchmark.contenders(settings.only)  # a mistake is told before the bar appears
-    with _bar("{task.description}") as bar:
-        task = bar.add_task("solvers", total=None)
-
-        def progress(done: int, total: int, words: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{done}/{total} {words}")
-
-        found = benchmark.solvers(settings, out, progress)
-    for kind, name in found.settings.grounds():
-        _bench_table(found, kind, name)
-    reasons: dict[str, list[str]] = {}
-    for name, why in found.left_out.items():
-        reasons.setdefault(why, []).append(name)
-    for why, names in reasons.items():
-        _console().print(f"[dim]left out: {', '.join(names)}: {why}[/]")
-    typer.echo("\n".join(str(p) for p in sorted(out.glob("solvers.*"))))
-
-
-def _bench_acceleration(numbers: tuple[int, ...], process: Any, only: tuple[str, ...], seeds: int, quick: bool, peers: bool,
-                        out: Path) -> None:  # fmt: skip
-    if len(numbers) > 1 or process:
-        raise OrnsteinError("acceleration is measured on the flow models of the digits, with one number of steps",
-                            "Give no --process and one --nfe, such as --nfe 20.")  # fmt: skip
-    from ornstein import bench_acceleration as benchmark
-
-    settings = benchmark.Settings(*numbers[:1] or (20,), min(seeds, 2) if quick else seeds, 1 if quick else 5, only, peers)
-    benchmark.contenders(only, settings.steps)  # a mistake is told before the bar appears
-    with _bar("{task.description}") as bar:
-        task = bar.add_task("acceleration", total=None)
-
-        def progress(done: int, total: int, words: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{done}/{total} {words}")
-
-        found = benchmark.accelerations(settings, out, progress)
-    benchmark.show(found, _console(), _table)
-    typer.echo("\n".join(str(p) for p in sorted(out.glob("acceleration.*"))))
-
-
-def _numbers(text: str | None) -> tuple[int, ...]:
-    """'10,5' -> (5, 10)."""
-    try:
-        return tuple(sorted({int(n) for n in text.split(",")})) if text is not None else ()
-    except ValueError as error:
-        raise OrnsteinError(f"cannot read --nfe {text}", "Write whole numbers with commas, such as 5,10,20.") from error
-
-
-def _bench_table(found: Any, kind: str, process: str) -> None:
-    """One row per solver on its best grid, best first; the winner of each column is green with a star."""
-    from ornstein.bench import figure
-
-    numbers = found.settings.nfe
-    table = _table("solver", "grid", *map(str, numbers))
-    table.title, table.title_justify = f"[bold]{kind}, {process}[/]  distance to the exact end by network calls", "left"
-    for column in table.columns[2:]:
-        column.justify, column.no_wrap = "right", True
-    winners = found.winners(kind, process)
-    for row in found.rows(kind, process):
-        told = (f"[bold green]{figure(c)}*[/]" if c is winners.get(c.nfe) else figure(c) for c in row)
-        table.add_row(f"[dim]{row[0].solver}[/]" if row[0].peer else row[0].solver, row[0].grid, *told)
-    _console().print(table)
-    elsewhere = {c.nfe: c for c in winners.values() if c not in [d for row in found.rows(kind, process) for d in row]}
-    if elsewhere:
-        words = "; ".join(f"{n}: {c.solver} on {c.grid}, {figure(c)}" for n, c in sorted(elsewhere.items()))
-        _console().print(f"[dim]better yet on another grid:[/] {words}\n")
 
 
 # ---- train, fetch
@@ -521,3 +429,6 @@ def fetch(data: Annotated[str, typer.Argument(help="A data set: emoji.")]) -> No
         task = bar.add_task(f"fetching {data}", total=1.0)
         paths = module.fetch(progress=lambda share, words: bar.update(task, completed=share, description=words))
     typer.echo("\n".join(str(p) for p in paths))
+
+
+from ornstein import cli_measure  # noqa: E402, F401  its commands register themselves

@@ -19,11 +19,12 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ornstein import __version__
+from ornstein.conditioning.layers.weights import marked
 from ornstein.core import catalog
 from ornstein.core.denoiser import Denoiser, guide
 from ornstein.core.effects import order
 from ornstein.core.errors import OrnsteinError, unknown
-from ornstein.core.loop import sample
+from ornstein.core.loop import Controller, State, sample
 from ornstein.core.plan import Plan, fingerprint
 from ornstein.core.record import Record, write_atomic
 from ornstein.core.seam import Run, attach
@@ -33,7 +34,7 @@ __all__ = ["Generated", "Model", "create", "known", "load", "save"]
 
 SHIPPED = Path(__file__).parent / "models"
 PARTS = ("encoder", "codec")  # what a model may have with weights of its own, stored as 'encoder/...'
-ALIASES = {"digits": "digits/dit", "digits-unet": "digits/unet", "emoji": "emoji/dit"}
+ALIASES = {"digits": "digits/dit", "digits-unet": "digits/unet", "digits-tokens": "digits/tokens", "emoji": "emoji/dit"}
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,14 @@ class Model:
         return self.denoiser.backbone
 
     def encode(self, prompts: Sequence[Any]) -> dict[str, Tensor] | None:
-        """Prompts -> condition rows; None for an unconditional model."""
+        """Prompts -> condition rows; None for an unconditional model. Prompts may have weights, '(red apple:1.3) on snow'."""
         if self.encoder is None:
             return None
-        device = next(self.backbone.parameters()).device
+        device, encoder = next(self.backbone.parameters()).device, self.encoder
+        if any(marked(p) for p in prompts):
+            encoder = catalog.build("conditioning", {"name": "weighted", "encoder": encoder})
         with torch.no_grad():
-            return {k: v.to(device) for k, v in self.encoder(list(prompts)).items()}
+            return {k: v.to(device) for k, v in encoder(list(prompts)).items()}
 
     def plan(self, **changes: Any) -> Plan:
         """The model's own defaults as a plan, with changes. Where neither says a solver, the usual one and its grid."""
@@ -84,12 +87,19 @@ class Model:
                  solver: str | None = None, guidance: str | Sequence[str] | None = None,
                  accelerate: str | Sequence[str] | None = None, grid: str | None = None, seed: int = 0,
                  size: tuple[int, int] | None = None, progress: Callable[[int, int], None] | None = None,
-                 batch: int = 64) -> Generated:  # fmt: skip
+                 batch: int = 64, steer: str | Controller | Sequence[str | Controller] = (),
+                 reward: str | Callable[[Tensor, Any], Tensor] | None = None, negative: str | None = None,
+                 force: bool = False) -> Generated:  # fmt: skip
         """Pictures for prompts. Picture i depends on (seed, i) alone, not on `batch` or on the other prompts.
 
         steps, solver, guidance, accelerate, grid change the plan; parts are texts such as 'cfg:scale=3',
         'firstblock:threshold=0.1' and 'karras:rho=5'. size: (H, W) of the latent. progress(done, total): called after each step.
+        steer: parts of steering/, texts such as 'fk:budget=4' or controllers; trajectories beside one another make the batch as
+        much smaller. reward: what steers by text, a name of ornstein.rewards or (x, cond) -> [B]; None: the usual one of the
+        model. negative: what guidance moves away from. force: run a plan of another model or use; the record says so.
         """
+        from ornstein.resolve import Counted, guidance as ruled, negated, steering
+
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             raise OrnsteinError("no prompt was given", "Give at least one text.")
@@ -100,12 +110,19 @@ class Model:
         for key in ("guidance", "accelerate"):
             if key in changes:
                 changes[key] = (changes[key],) if isinstance(changes[key], str) else tuple(changes[key])
-        plan = replace(plan.for_model(self.name, self.backbone), **changes) if plan else self.plan(**changes)
+        if negative is not None:
+            changes["guidance"] = negated((replace(plan, **changes) if plan else self.plan(**changes)).guidance, negative)
+        forced = self._fits(plan, changes, size, force) if plan else []
+        plan = replace(plan, **changes, **({"figures": {}} if forced else {})) if plan else self.plan(**changes)
         solver_part, denoiser = catalog.build("solvers", plan.solver), self._compressed(plan)
         plugins = order([catalog.build("acceleration", a) for a in plan.accelerate])
-        guided = guide(denoiser, *(catalog.build("guidance", g) for g in plan.guidance))
+        meter = [Counted(denoiser)]
+        rules = [ruled(g, self, meter) for g in plan.guidance]
+        steered = steering(steer, self, reward, rules)
+        batch = max(1, batch // steered.width)
         device, run = next(self.backbone.parameters()).device, Run(scope=object())
         shape, total, out = (self.shape[0], *(size or self.shape[1:])), plan.steps * -(-len(prompts) // batch), []
+        watch = Watch()
         pictures: list[np.ndarray] = []
         with ExitStack() as stack:
             stack.enter_context(_autocast(device, plan.dtype))
@@ -114,17 +131,32 @@ class Model:
             for first in range(0, len(prompts), batch):
                 some, done = prompts[first : first + batch], plan.steps * (first // batch)
                 tell = progress and (lambda state, n, done=done: progress(done + state.step, total))
-                out.append(sample(guided, (len(some), *shape), solver_part, plan.steps, cond=self.encode(some),
+                cond = self.encode(some)
+                out.append(sample(guide(meter[0], *rules), (len(some), *shape), solver_part, plan.steps, cond=cond,
                                   seed=seed, ids=range(first, first + len(some)), rule=plan.grid, run=run,
-                                  device=device, progress=tell))  # fmt: skip
+                                  device=device, progress=tell, controllers=[*steered.parts, watch]))  # fmt: skip
+                steered.settle(run.record.facts, out[-1], cond)
                 pictures.append(self.pictures(out[-1]))
                 run.clear()
         x = torch.cat(out).cpu()
         run.record.facts |= {"ornstein": __version__, "model": self.name, "seed": seed, "samples": len(prompts),
-                             "solver": plan.solver, "grid": plan.grid, "guidance": list(plan.guidance),
+                             "solver": plan.solver, "grid": plan.grid, "guidance": [str(g) for g in plan.guidance],
                              "accelerate": list(plan.accelerate), "compress": list(plan.compress),
-                             "dtype": plan.dtype}  # fmt: skip
+                             "dtype": plan.dtype, "local_error": watch.told()}  # fmt: skip
+        run.record.facts |= steered.told(len(prompts), meter) | ({"forced": forced} if forced else {})
         return Generated(np.concatenate(pictures), x, prompts, run.record, plan)
+
+    def use(self, plan: Plan, size: tuple[int, int] | None = None) -> dict[str, str]:
+        """What the figures of a plan hold for, in words: Plan.made_for."""
+        shape = "x".join(map(str, (self.shape[0], *(size or self.shape[1:]))))
+        libraries = f"ornstein {__version__}, torch {'.'.join(torch.__version__.split('.')[:2])}"
+        return {"process": repr(self.denoiser.process), "shape": shape, "guidance": ", ".join(plan.guidance),
+                "steps": str(plan.steps), "libraries": libraries}  # fmt: skip
+
+    def _fits(self, plan: Plan, changes: dict[str, Any], size: tuple[int, int] | None, force: bool) -> list[str]:
+        """Raises where the plan was made for something else; forced, it hands the reasons back."""
+        now = self.use(replace(plan, **changes), size)
+        return plan.misfits(self.name, self.backbone, now) if force else plan.for_model(self.name, self.backbone, now) and []
 
     def _compressed(self, plan: Plan) -> Denoiser:
         """The denoiser with the plan's transforms applied to a copy of the network, which is kept for the next call."""
@@ -148,6 +180,31 @@ class Model:
             alpha = pixels[:, 3:]
             pixels = torch.cat([(pixels[:, :3] / alpha.clamp_min(1 / 255)).clamp(0, 1), alpha], 1)
         return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+class Watch(Controller):
+    """Estimates the error of each step: how far the predicted x0 is from the line through the two before it, relative.
+    That is what a multistep solver of the second order has to guess. One value a step, mean over samples; no sync."""
+
+    def __init__(self) -> None:
+        self.errors: list[Tensor] = []
+        self.before: list[Tensor] = []
+
+    def after(self, before: State, now: State) -> State:
+        if now.said is None or now.said.kind == "logits":
+            return now
+        if now.step <= before.step or before.step == 0 or (self.before and self.before[-1].shape != now.x.shape):
+            self.before.clear()
+        x0 = now.said.x0
+        if len(self.before) == 2:
+            gap = x0 - 2 * self.before[1] + self.before[0]
+            self.errors.append(gap.norm() / x0.norm().clamp_min(1e-12))
+        self.before = [*self.before[-1:], x0]
+        return now
+
+    def told(self) -> list[float]:
+        """The estimates, from the third step of each batch on."""
+        return [round(float(e), 6) for e in self.errors]
 
 
 def _autocast(device: torch.device, dtype: str) -> Any:

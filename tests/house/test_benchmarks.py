@@ -9,6 +9,8 @@ import sys
 import pytest
 
 SMALL = {
+    "cost_model.py": ["--models", "digits", "--batch", "2", "--repeats", "1"],
+    "promise.py": ["--tunings", "1", "--budget", "2", "--fresh", "10"],
     "guided_solvers.py": ["--model", "digits", "--steps", "2", "--scales", "2", "--seeds", "1", "--reference", "4"],
     "imports.py": ["--repeats", "1"],
     "sampling.py": ["--batch", "2", "--steps", "2", "--repeats", "1"],

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from ornstein import bench
+from ornstein import bench_solvers as bench
 from ornstein.core import catalog
 from ornstein.core.errors import OrnsteinError
 

@@ -97,5 +97,7 @@ class NoiseSource:
         """The chosen rows with fresh streams: for particles, whose copies must part ways. A stream depends on its own row,
         the generation and which copy of the row it is, not on its neighbours."""
         index = index.to(self.keys.device)
-        copy = (index[:, None] == index).tril(-1).sum(1)
+        order = index.argsort(stable=True)
+        ranked, copy = index[order], torch.empty_like(index)
+        copy[order] = torch.arange(len(index), device=index.device) - torch.searchsorted(ranked, ranked)
         return NoiseSource(_mix(self.keys[index] + copy * 7919 + (generation + 1) * 104729))

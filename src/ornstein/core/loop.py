@@ -180,7 +180,7 @@ def _step(denoiser: Denoises, solver: Solver, times: Tensor, state: State, steps
     now = replace(state, x=x, memory=memory, step=k + 1, said=evaluate.first)
     for controller in controllers:
         chosen = controller.after(state, now)
-        if chosen.step <= k:  # a rewind: what plugins and solver remember is of another trajectory
+        if chosen.step < now.step:  # a rewind: what plugins and solver remember is of another trajectory
             run.clear()
             if chosen.taken is None:  # the same noise again would be the same mistake again
                 chosen = replace(chosen, noise=(now if now.ids == chosen.ids else chosen).noise.anew())

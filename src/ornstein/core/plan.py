@@ -44,6 +44,7 @@ class Plan:
     compress: tuple[str, ...] = ()
     dtype: str = "float32"
     figures: Mapping[str, Any] = field(default_factory=dict)  # measured, with intervals
+    made_for: Mapping[str, str] = field(default_factory=dict)  # what the figures hold for: process, shape, guidance, libraries
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
@@ -77,10 +78,20 @@ class Plan:
                 raise unknown(f"field of the plan {path}", key, known)
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
 
-    def for_model(self, name: str, model: nn.Module) -> Plan:
-        """This plan, if it was made for these weights; else OrnsteinError."""
-        mark = fingerprint(model)
-        if self.fingerprint and self.fingerprint != mark:
-            raise OrnsteinError(f"the plan was made for '{self.model}' ({self.fingerprint}), not for '{name}' ({mark})",
-                                "Make a plan for this model, or load the model that the plan names.")  # fmt: skip
+    def for_model(self, name: str, model: nn.Module, now: Mapping[str, str] | None = None) -> Plan:
+        """This plan, if it was made for these weights, and, where something was promised of it, for what it meets `now`
+        (by the words of `made_for`); else OrnsteinError."""
+        if reasons := self.misfits(name, model, now):
+            remedy = "Make a plan for this model, load the model that the plan names, or force it: then it promises nothing."
+            raise OrnsteinError("; ".join(reasons), remedy)
         return self
+
+    def misfits(self, name: str, model: nn.Module, now: Mapping[str, str] | None = None) -> list[str]:
+        """Why this plan is not one for these weights and this use; empty where it is."""
+        found, mark = [], fingerprint(model)
+        if self.fingerprint and self.fingerprint != mark:
+            found.append(f"the plan was made for '{self.model}' ({self.fingerprint}), not for '{name}' ({mark})")
+        for what, mine in (now or {}).items():
+            if self.figures and what in self.made_for and self.made_for[what] != mine:
+                found.append(f"the plan's figures are for {what} '{self.made_for[what]}', not for '{mine}'")
+        return found

@@ -25,6 +25,7 @@ class Record:
     calls: Counter = field(default_factory=Counter)  # branch -> network calls
     asked_at: Counter = field(default_factory=Counter)  # site -> times a plugin was asked
     computed_at: Counter = field(default_factory=Counter)  # site -> times it was computed, by the share of rows
+    trace: dict[str, dict[int, list[float]]] = field(default_factory=dict)  # site -> step -> [asked, computed]
     asked_of: Counter = field(default_factory=Counter)  # plugin -> times it was asked, over all its sites
     left_by: Counter = field(default_factory=Counter)  # plugin -> of these, what it answered without computing
     facts: dict[str, Any] = field(default_factory=dict)  # what parts say of themselves
@@ -32,10 +33,14 @@ class Record:
     began: float = field(default_factory=time.perf_counter)
 
     def asked(self, site: Any, clock: Any) -> None:
-        self.asked_at[f"{site.name}/{site.grain}"] += clock.share
+        self._count(self.asked_at, 0, site, clock)
 
     def computed(self, site: Any, clock: Any) -> None:
-        self.computed_at[f"{site.name}/{site.grain}"] += clock.share
+        self._count(self.computed_at, 1, site, clock)
+
+    def _count(self, whole: Counter, column: int, site: Any, clock: Any) -> None:
+        whole[key := f"{site.name}/{site.grain}"] += clock.share
+        self.trace.setdefault(key, {}).setdefault(clock.step, [0.0, 0.0])[column] += clock.share
 
     def answered(self, plugin: Any, clock: Any, done: float) -> None:
         """A plugin has answered at a site, having had the share `done` of the rows computed."""
@@ -56,13 +61,24 @@ class Record:
         memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
         return {
             "steps": self.steps, "calls": dict(self.calls), "asked": dict(self.asked_at),
-            "computed": dict(self.computed_at), "parts": self._parts(), "skipped": round(self.skipped(), 4), "seconds": round(self.seconds, 4),
+            "computed": dict(self.computed_at), "parts": self._parts(), "trace": self._drawn(),
+            "skipped": round(self.skipped(), 4), "seconds": round(self.seconds, 4),
             "peak_bytes": memory, "facts": self.facts, "torch": torch.__version__,
             "python": sys.version.split()[0], "machine": platform.machine(), "threads": torch.get_num_threads(),
         }  # fmt: skip
 
     def _parts(self) -> dict[str, dict[str, float]]:
         return {name: {"asked": n, "left": self.left_by[name]} for name, n in self.asked_of.items()}
+
+    def _drawn(self) -> dict[str, str]:
+        """Site -> a sign for each step: # computed, . left out, 1 to 9 tenths of it, a blank where nobody asked."""
+
+        def sign(asked: float, computed: float) -> str:
+            tenths = round(10 * computed / asked) if asked else -1
+            return " " if tenths < 0 else "#" if tenths >= 10 else str(tenths) if tenths else "."
+
+        return {site: "".join(sign(*steps.get(k, (0.0, 0.0))) for k in range(max(steps) + 1))
+                for site, steps in self.trace.items()}  # fmt: skip
 
     def write(self, path: str | Path) -> Path:
         return write_atomic(path, json.dumps(self.as_dict(), indent=1, default=str).encode())

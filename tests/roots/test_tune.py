@@ -1,0 +1,188 @@
+"""The promise: a plan within the bound on seeds that the search never saw, or none; refused for any other use."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import ornstein as package
+from ornstein import OrnsteinError, Plan, tune
+from ornstein.quality import Trial
+from ornstein.tune import Goal, Search, Tuned, label
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return package.load("digits")
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Fewer solvers, samples and extras: the same search in seconds."""
+    monkeypatch.setattr(tune, "SOLVERS", ("deis", "ddim"))
+    monkeypatch.setattr(tune, "GRIDS", ("beta",))
+    monkeypatch.setattr(tune, "LADDER", (2, 3, 4, 6, 8, 12))
+    monkeypatch.setattr(tune, "FEW", 6)
+    monkeypatch.setattr(tune, "SOME", 16)
+    monkeypatch.setattr(tune, "MANY", 24)
+    monkeypatch.setattr(tune, "accelerations", lambda model: ["firstblock:threshold=0.2", "taylorseer:interval=2"])
+
+
+def go(model, bound, tmp_path=None, metric="latent", **more):
+    return tune.tune(model, Goal(metric, bound), 60.0, reference=model.plan(steps=20), batch=8, out=tmp_path, **more)
+
+
+def test_a_plan_that_keeps_the_bound_on_seeds_of_its_own(digits, tmp_path):
+    made = go(digits, 0.1, tmp_path)
+    plan = made.plan
+    assert (
+        plan.steps < 12
+        and plan.figures["high"] < 0.12
+        and plan.figures["n"] == 24
+        and plan.figures["times_faster"] > 1.2
+    )
+    trial = Trial(digits, reference=digits.plan(steps=20), batch=8)
+    assert trial.loss("latent", trial.draw(plan, 4242, 48)[0], 4242).mean <= 0.1
+    assert Plan.load(tmp_path / "plan.json") == replace(plan, figures=json.loads(json.dumps(plan.figures)))
+    page = (tmp_path / "report.html").read_text()
+    assert "Found:" in page and "<svg" in page and all(label(p.plan) in page for p in made.points)
+
+
+def test_a_looser_bound_is_not_slower(digits):
+    loose, tight = (go(digits, b).plan for b in (0.3, 0.05))
+    assert loose.steps <= tight.steps
+
+
+def test_a_bound_out_of_reach_is_refused_with_what_is_within(digits, tmp_path):
+    made = go(digits, 1e-6, tmp_path)
+    assert made.plan is None and not (tmp_path / "plan.json").exists()
+    with pytest.raises(OrnsteinError, match=r"no plan cheaper than the reference keeps latent below 1e-06"):
+        raise made.refuse()
+    assert "Nothing found" in (tmp_path / "report.html").read_text()
+
+
+def test_the_promise_is_of_other_seeds_and_shares_the_doubt(digits, monkeypatch):
+    """Each attempt has its own seed; its confidence is 1 - (1 - c) / attempts; the first that keeps the bound wins."""
+    search = Search(Trial(digits, reference=digits.plan(steps=12), batch=8), Goal("latent", 0.1), 60.0, 3, None, None)
+    seeds = []
+
+    class Fixed:
+        def __init__(self, high):
+            self.high = high
+
+        def below(self, confidence):
+            seeds[-1] = (*seeds[-1], confidence)
+            return self.high
+
+    def measure(point, seed, count):
+        seeds.append((seed, count))
+        return Fixed({1: 0.2, 2: 0.05, 3: 0.01}[point.plan.steps])
+
+    monkeypatch.setattr(search, "measure", measure)
+    points = [tune.Point(digits.plan(steps=n), n / 10, 0.0, "finals") for n in (1, 2, 3)]
+    assert search.promise(points) is points[1] and "not below 0.1" in points[0].why
+    assert len({s for s, *_ in seeds}) == 2 and all(s > 1_000_000 for s, *_ in seeds)
+    assert all(c[-1] == pytest.approx(1 - 0.05 / 4) and c[1] == 24 for c in seeds)
+    seeds.clear()
+    assert search.promise([points[0]] * 9) is None and len(seeds) == 4  # as many attempts as the doubt is shared among
+
+
+def test_the_fewest_steps_by_halving(digits, monkeypatch):
+    search = Search(Trial(digits, reference=digits.plan(steps=20), batch=8), Goal("latent", 0.1), 60.0, 0, None, None)
+    asked = []
+
+    def tried(plan, stage):
+        asked.append(plan.steps)
+        return tune.Point(plan, plan.steps / 20, 1.0 / plan.steps**2, stage)
+
+    monkeypatch.setattr(search, "try_plan", tried)
+    search.bound = 1 / 16 / tune.SLACK  # 4 steps keep it
+    assert search.fewest(digits.plan(), "x").plan.steps == 4 and len(asked) <= 3
+    assert search.fewest(digits.plan(), "x", most=0.1) is None  # what would keep it costs more
+    search.bound = 1e-9
+    assert search.fewest(digits.plan(), "x") is None
+
+
+def test_an_interrupted_search_goes_on(digits, tmp_path, monkeypatch):
+    first = go(digits, 0.1, tmp_path)
+    tried, real = [], Trial.draw
+
+    def draw(self, plan, seed, count):
+        tried.append((label(plan), seed, count))
+        return real(self, plan, seed, count)
+
+    monkeypatch.setattr(Trial, "draw", draw)
+    again = go(digits, 0.1, tmp_path)
+    known = {label(p.plan) for p in first.points}
+    assert known <= {label(p.plan) for p in again.points}
+    assert not {plan for plan, seed, count in tried if (seed, count) == (0, tune.FEW)} & known  # none is searched again
+    (tmp_path / "tune.json").write_text("{")
+    assert go(digits, 0.3, tmp_path).plan
+
+
+def test_a_promised_plan_is_refused_for_another_use(digits, tmp_path):
+    made = replace(digits.plan(steps=4), figures={"loss": 0.01})
+    made = replace(made, made_for=digits.use(made))
+    assert digits.generate("3", made).record.facts["samples"] == 1
+    told = {"steps": ({"steps": 5}, "steps '4', not for '5'"), "shape": ({"size": (16, 16)}, "shape '1x8x8', not for '1x16x16'"),
+            "guidance": ({"guidance": "cfg:scale=2"}, "guidance '', not for 'cfg:scale=2'")}  # fmt: skip
+    for changes, words in told.values():
+        with pytest.raises(OrnsteinError, match=words):
+            digits.generate("3", made, **changes)
+    forced = digits.generate("3", made, steps=5, force=True)
+    assert "steps '4'" in forced.record.facts["forced"][0] and forced.plan.figures == {}
+    other = replace(made, made_for=made.made_for | {"libraries": "ornstein 0, torch 1.0"})
+    with pytest.raises(OrnsteinError, match="libraries"):
+        digits.generate("3", other)
+    with pytest.raises(OrnsteinError, match="plan was made for 'digits'"):
+        package.load("digits-unet").generate("3", made)
+    assert digits.generate("3", replace(made, figures={}, made_for={}), steps=5)  # nothing was promised of it
+
+
+def test_goals(digits):
+    for wrong in (
+        {"metric": "laten"},
+        {"objective": "second"},
+        {"max_loss": 0.0},
+        {"confidence": 1.0},
+        {"max_loss": float("nan")},
+    ):
+        with pytest.raises(OrnsteinError):
+            Goal(**wrong)
+    with pytest.raises(OrnsteinError, match="budget of 0"):
+        tune.tune(digits, Goal(), 0)
+
+
+def test_accelerations_are_those_that_fit(digits, monkeypatch):
+    monkeypatch.undo()
+    names = {t.partition(":")[0] for t in tune.accelerations(digits)}
+    assert {"taylorseer", "firstblock"} <= names and "deepcache" not in names
+    assert "deepcache" in {t.partition(":")[0] for t in tune.accelerations(package.load("digits-unet"))}
+    assert tune._knobs("interval=3") == ["interval=3", "interval=2", "interval=4"] and tune._knobs("a=1,b=2") == [
+        "a=1,b=2"
+    ]
+    assert tune._knobs("threshold=0.1") == ["threshold=0.1", "threshold=0.05", "threshold=0.2"] and tune._knobs(
+        "kind=x"
+    ) == ["kind=x"]
+
+
+def test_on_the_command_line(ornstein, tmp_path):
+    ran = ornstein("tune", "digits", "--max-loss", 0.2, "--budget", "20s", "--batch", 8, "--out", "t")
+    assert ran.code == 0 and "times faster" in ran.out and (tmp_path / "t" / "plan.json").is_file(), ran.err
+    assert ornstein("generate", "3", "--model", "digits", "--plan", "t/plan.json", "--out", "p").code == 0
+    refused = ornstein(
+        "generate", "3", "--model", "digits", "--plan", "t/plan.json", "--out", "q", "--guidance", "cfg:scale=3"
+    )
+    assert refused.code == 2 and "guidance" in refused.err
+    assert (
+        ornstein(
+            "generate", "3", "--model", "digits", "--plan", "t/plan.json", "--out", "q", "--guidance", "3", "--force"
+        ).code
+        == 0
+    )
+    assert "cannot read --budget soon" in ornstein("tune", "digits", "--max-loss", 0.2, "--budget", "soon").err
+
+
+def test_a_refusal_knows_nothing_too():
+    assert "nothing" in str(Tuned(Goal(), None, None, [], Plan(), 0.0).refuse()) and torch.get_num_threads() == 1
