@@ -121,9 +121,13 @@ def read_plan(model: Model, text: str) -> Plan:
              "compress": "compression"}  # fmt: skip
     for word in text.split():
         key, sign, value = word.partition("=")
+        if word == "compile":
+            changes["compile"] = True
+            continue
         if not sign or key not in (*rooms, "steps", "dtype"):
             known = ", ".join((*rooms, "steps", "dtype"))
-            raise OrnsteinError(f"cannot read '{word}' of the plan '{text}'", f"Write key=value with {known}, or name a file.")
+            what = f"cannot read '{word}' of the plan '{text}'"
+            raise OrnsteinError(what, f"Write key=value with {known}, or compile, or name a file.")
         if key == "steps":
             if not value.isdigit():
                 raise OrnsteinError(f"steps={value} is not a positive whole number", "Ask for at least 1 step.")
@@ -141,7 +145,8 @@ def label(plan: Plan) -> str:
     """A plan in one short line: what `read_plan` reads."""
     words = [f"steps={plan.steps}", f"solver={plan.solver}", f"grid={plan.grid}"]
     words += [f"{key}={part}" for key in ("guidance", "accelerate", "compress") for part in getattr(plan, key)]
-    return " ".join(words + ([f"dtype={plan.dtype}"] if plan.dtype != "float32" else []))
+    words += [f"dtype={plan.dtype}"] if plan.dtype != "float32" else []
+    return " ".join(words + (["compile"] if plan.compile else []))
 
 
 def baselines(model: Model, reference: Plan) -> dict[str, Plan]:

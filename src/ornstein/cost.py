@@ -285,8 +285,8 @@ def predict(model: Model, plan: Plan, batch: int = 16, prompts: Sequence[Any] = 
             cache: Path | None = CACHE) -> Cost:  # fmt: skip
     """What one batch of this plan costs here, from the profile and a rehearsal with one sample, or the record of a run of
     at most one batch. bytes has the weights in it."""
-    subject = replace(model, denoiser=model._compressed(plan)) if plan.compress else model
-    bare = replace(plan, compress=(), fingerprint="")
+    subject = replace(model, denoiser=model._compressed(replace(plan, compile=False))) if plan.compress else model
+    bare = replace(plan, compress=(), compile=False, fingerprint="")  # compiled code is judged by measuring it
     made = profile(subject, batch, prompts, cache=cache)
     record = record or _run(subject, bare, 1, prompts, 1)[1]
     seconds, count, sites = _without_parts(made, record, plan.steps)

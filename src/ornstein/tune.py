@@ -41,6 +41,7 @@ FEW, SOME, MANY, ATTEMPTS = 8, 64, 160, 4  # samples of the search, of the final
 KEPT, FINALISTS = 3, 6
 PROMISE = 1_000_003  # the first seed of the promise: far from those of the search
 SLACK = 1.15  # by how much the few samples of the search may be wrong
+COMPILE = 120.0  # seconds that must be left for compiled code to be tried
 SAVE = 5.0  # seconds between two savings
 
 
@@ -115,10 +116,13 @@ class Search:
 
     def over(self, part: float) -> bool:
         """Whether this part of the budget is spent."""
-        spent = (time.monotonic() - self.began) / self.budget
         if self.tell:
-            self.tell(min(spent, 1.0), f"{len(self.points)} plans tried")
-        return spent > part
+            self.tell(min(self.spent(), 1.0), f"{len(self.points)} plans tried")
+        return self.spent() > part
+
+    def spent(self) -> float:
+        """Share of the budget."""
+        return (time.monotonic() - self.began) / self.budget
 
     def try_plan(self, plan: Plan, stage: str) -> Point | None:
         """Few samples of it, or what is known of them; None where it is refused."""
@@ -234,6 +238,10 @@ class Search:
         for p in (*good[: FINALISTS // 2], *plain[:1]):
             more = self.try_plan(replace(p.plan, steps=p.plan.steps + 1 + p.plan.steps // 8), "finals")
             chosen |= {label(more.plan): more} if more else {}
+        best = next(iter(chosen.values()), None)
+        if best and self.goal.objective == "seconds" and (1 - self.spent()) * self.budget > COMPILE:
+            made = self.try_plan(replace(best.plan, compile=True), "finals")
+            chosen |= {label(made.plan): made} if made else {}
         kept = []
         for p in sorted(chosen.values(), key=lambda p: p.share):
             if self.over(0.75) and kept:
@@ -261,17 +269,31 @@ class Search:
         return loss
 
     def promise(self, chosen: Sequence[Point]) -> Point | None:
-        """The first, cheapest first, that keeps the bound on fresh seeds; each attempt has a share of the doubt."""
+        """The first, cheapest first, that keeps the bound on fresh seeds; each attempt has a share of the doubt. Where the
+        chosen do not suffice, the nearest of them goes on with more steps."""
         sure = 1 - (1 - self.goal.confidence) / ATTEMPTS
-        best = None
-        for k, point in enumerate(list(chosen)[:ATTEMPTS]):
+        queue, tried = list(chosen[: ATTEMPTS - 1]), []
+        for k in range(ATTEMPTS):
+            point = queue.pop(0) if queue else self.more(tried)
+            if point is None:
+                return None
             loss = self.measure(point, PROMISE + self.seed * ATTEMPTS + k, MANY)
             point.stage = "promise"
+            tried.append(point)
             if loss.below(sure) <= self.goal.max_loss:
                 return point
             point.why = f"with {sure:.1%} below {loss.below(sure):.4g}: not below {self.goal.max_loss:g}"
-            best = best or point
         return None
+
+    def more(self, tried: Sequence[Point]) -> Point | None:
+        """Of what was measured the plan of least loss, with a quarter more steps; None where that costs as much as the
+        reference."""
+        known = [p for p in self.points.values() if p.loss] or sorted(self.points.values(), key=lambda p: p.proxy)[:1]
+        if not known:
+            return None
+        best = min(tried or known, key=lambda p: p.loss[0] if p.loss else p.proxy)
+        point = self.try_plan(replace(best.plan, steps=best.plan.steps + max(1, best.plan.steps // 4)), "promise")
+        return point if point and point.share < 1 else None
 
     # ---- what is kept
 

@@ -85,7 +85,19 @@ def test_the_promise_is_of_other_seeds_and_shares_the_doubt(digits, monkeypatch)
     assert len({s for s, *_ in seeds}) == 2 and all(s > 1_000_000 for s, *_ in seeds)
     assert all(c[-1] == pytest.approx(1 - 0.05 / 4) and c[1] == 24 for c in seeds)
     seeds.clear()
+    search.points = {"one": points[0]}
+    more = []
+    monkeypatch.setattr(search, "more", lambda tried: more.append(len(tried)) or points[0])
     assert search.promise([points[0]] * 9) is None and len(seeds) == 4  # as many attempts as the doubt is shared among
+    assert more == [3]  # the last is for what has more steps
+
+
+def test_more_steps_than_the_nearest(digits):
+    search = Search(Trial(digits, reference=digits.plan(steps=20), batch=8), Goal("latent", 0.1), 60.0, 0, None, None)
+    assert search.more([]) is None
+    near, far = search.try_plan(digits.plan(steps=8), "x"), search.try_plan(digits.plan(steps=4), "x")
+    assert search.more([]).plan.steps == 10 and search.more([far]).plan.steps == 5 and near.share < 1
+    assert search.more([search.try_plan(digits.plan(steps=17), "x")]) is None  # 21 steps cost more than the reference
 
 
 def test_the_fewest_steps_by_halving(digits, monkeypatch):

@@ -43,6 +43,7 @@ class Plan:
     accelerate: tuple[str, ...] = ()
     compress: tuple[str, ...] = ()
     dtype: str = "float32"
+    compile: bool = False  # blocks by torch.compile
     figures: Mapping[str, Any] = field(default_factory=dict)  # measured, with intervals
     made_for: Mapping[str, str] = field(default_factory=dict)  # what the figures hold for: process, shape, guidance, libraries
 

@@ -1,0 +1,77 @@
+"""Plans that `tune` finds beside the best that a careful user would set by hand, at three bounds, in one run each.
+
+python benchmarks/tuned.py [--model digits] [--bounds 0.02 0.06 0.2] [--budget 120] [--count 64] [--threads 1] [--json FILE]
+
+By hand: the usual solvers at the customary steps, and the accelerations with the settings of their evidence at 20 steps. Of
+those whose mean loss on the same fresh samples keeps the bound, the fastest. ratio: seconds of the tuned over those by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from interleaved import measure, ratio, written
+
+import ornstein
+from ornstein import cost, tune
+from ornstein.bench import label, read_plan
+from ornstein.quality import Trial
+
+SOLVERS = ("solver=deis grid=beta", "solver=deis:points=2 grid=beta", "solver=dpmpp2m grid=uniform", "solver=ddim grid=uniform")
+STEPS = (5, 8, 10, 12, 15, 20, 30)
+FRESH = 77_777_777
+
+
+def by_hand(model: object) -> dict[str, object]:
+    """Name -> plan."""
+    texts = [f"steps={n} {solver}" for n in STEPS for solver in SOLVERS]
+    texts += [f"steps=20 accelerate={part}" for part in tune.accelerations(model)]
+    return {label(plan): plan for plan in (read_plan(model, text) for text in texts)}
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__)
+    ask.add_argument("--model", default="digits")
+    ask.add_argument("--metric", default="latent")
+    ask.add_argument("--bounds", type=float, nargs="+", default=[0.02, 0.06, 0.2])
+    for name, default in (("budget", 120), ("count", 64), ("batch", 16), ("repeats", 9), ("threads", 1)):
+        ask.add_argument(f"--{name}", type=int, default=default)
+    ask.add_argument("--json", type=Path)
+    a = ask.parse_args()
+    torch.set_num_threads(a.threads)
+    cost.CACHE = Path(tempfile.mkdtemp())
+    model, results = ornstein.load(a.model), []
+    trial, hand = Trial(model, batch=a.batch), []
+    for name, plan in by_hand(model).items():
+        try:
+            x, record = trial.draw(plan, FRESH, a.count)
+            price = cost.predict(model, plan, a.batch, trial.prompts, cache=cost.CACHE).seconds
+            hand.append((price, name, plan, trial.loss(a.metric, x, FRESH).mean))
+        except ornstein.OrnsteinError as error:
+            print(f"{name}: {error}")
+    hand.sort(key=lambda h: h[0])
+    for bound in a.bounds:
+        made = tune.tune(model, tune.Goal(a.metric, bound), a.budget, batch=a.batch)
+        kept = [h for h in hand if h[3] <= bound][:4]
+        if made.plan is None or not kept:
+            print(f"{bound}: tuned {made.plan and label(made.plan)}, by hand {kept and kept[0][1]}")
+            continue
+        plans = {"tuned": made.plan} | {h[1]: h[2] for h in kept}
+        seconds = measure({n: (lambda p=p: trial.draw(p, 0, a.batch)) for n, p in plans.items()}, a.repeats)
+        best = min((n for n in plans if n != "tuned"), key=lambda n: ratio(seconds, n, "tuned"))
+        loss = trial.loss(a.metric, trial.draw(made.plan, FRESH, a.count)[0], FRESH).mean
+        row = {"median_ms": 1e3 * sorted(seconds["tuned"])[a.repeats // 2] / a.batch, "ratio": ratio(seconds, "tuned", best),
+               "tuned": label(made.plan), "loss": loss, "by_hand": best, "by_hand_loss": next(h[3] for h in kept if h[1] == best)}
+        results.append({"title": f"{a.model}, {a.metric} at most {bound}", "rows": {"tuned": row}})
+        print(f"{bound}: tuned {row['tuned']} (loss {loss:.4g}), {row['ratio']:.2f} of the seconds of {best} "
+              f"({row['by_hand_loss']:.4g})", flush=True)  # fmt: skip
+        print(json.dumps(results[-1]))
+    written(a.json, results)
+
+
+if __name__ == "__main__":
+    main()
