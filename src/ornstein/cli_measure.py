@@ -202,13 +202,14 @@ MaxLoss = Annotated[float, typer.Option(help="The bound on its mean.")]
 Budget = Annotated[str, typer.Option(help="Time to search in, such as 90s, 10m or 1h.")]
 Objective = Annotated[str, typer.Option(help="What is made small: seconds, memory or flops.")]
 Confidence = Annotated[float, typer.Option(help="Of the promise.")]
+Sampler = Annotated[str, typer.Option(help="How plans are chosen: halving, or optuna where it is installed.")]
 TuneFolder = Annotated[Path | None, typer.Option(help="Folder for plan.json and report.html. Default: `out/tune-MODEL`.")]
 
 
 @app.command()
 def tune(model: ModelArgument, max_loss: MaxLoss, metric: Metric = "latent", budget: Budget = "10m",
          objective: Objective = "seconds", confidence: Confidence = 0.95, batch: Batch = 16, seed: Seed = 0,
-         prompts_file: PromptsFile = None, out: TuneFolder = None) -> None:  # fmt: skip
+         prompts_file: PromptsFile = None, sampler: Sampler = "halving", out: TuneFolder = None) -> None:  # fmt: skip
     """Find the fastest plan that loses no more than a bound, proven on seeds that the search never saw.
 
     Searches solver, steps, grid, guidance, acceleration and compression on this model. Ends with exit code 1, and says what
@@ -230,7 +231,8 @@ def tune(model: ModelArgument, max_loss: MaxLoss, metric: Metric = "latent", bud
         def progress(share: float, words: str) -> None:
             bar.update(task, completed=share, description=words)
 
-        found = tuning.tune(loaded, goal, seconds, prompts=_lines(prompts_file), batch=batch, seed=seed, out=out, progress=progress)
+        found = tuning.tune(loaded, goal, seconds, prompts=_lines(prompts_file), batch=batch, seed=seed, sampler=sampler, out=out,
+                            progress=progress)  # fmt: skip
     typer.echo(f"{len(found.points)} plans tried in {found.seconds:.0f} s; report  {out / 'report.html'}")
     if found.plan is None:
         raise found.refuse()

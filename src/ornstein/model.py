@@ -33,6 +33,7 @@ from ornstein.usual import usual
 __all__ = ["Generated", "Model", "create", "known", "load", "save"]
 
 SHIPPED = Path(__file__).parent / "models"
+KEPT = 2  # compressed or compiled copies of a network that a model keeps
 PARTS = ("encoder", "codec")  # what a model may have with weights of its own, stored as 'encoder/...'
 ALIASES = {"digits": "digits/dit", "digits-unet": "digits/unet", "digits-tokens": "digits/tokens", "emoji": "emoji/dit"}
 
@@ -98,7 +99,7 @@ class Model:
         much smaller. reward: what steers by text, a name of ornstein.rewards or (x, cond) -> [B]; None: the usual one of the
         model. negative: what guidance moves away from. force: run a plan of another model or use; the record says so.
         """
-        from ornstein.resolve import Counted, guidance as ruled, negated, steering
+        from ornstein.resolve import Counted, built, negated, steering
 
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
@@ -114,14 +115,15 @@ class Model:
             changes["guidance"] = negated((replace(plan, **changes) if plan else self.plan(**changes)).guidance, negative)
         forced = self._fits(plan, changes, size, force) if plan else []
         plan = replace(plan, **changes, **({"figures": {}} if forced else {})) if plan else self.plan(**changes)
-        solver_part, denoiser = catalog.build("solvers", plan.solver), self._compressed(plan)
         plugins = order([catalog.build("acceleration", a) for a in plan.accelerate])
+        solver_part, denoiser = catalog.build("solvers", plan.solver), self._compressed(plan, plugins)
         meter = [Counted(denoiser)]
-        rules = [ruled(g, self, meter) for g in plan.guidance]
+        rules = built(plan.guidance, self, plan.grid, meter)
         steered = steering(steer, self, reward, rules)
         batch = max(1, batch // steered.width)
         device, run = next(self.backbone.parameters()).device, Run(scope=object())
         shape, total, out = (self.shape[0], *(size or self.shape[1:])), plan.steps * -(-len(prompts) // batch), []
+        forced += self._calibrated(plugins, guide(self.denoiser, *rules), plan.grid, shape, force)
         watch = Watch()
         pictures: list[np.ndarray] = []
         with ExitStack() as stack:
@@ -141,7 +143,7 @@ class Model:
         x = torch.cat(out).cpu()
         run.record.facts |= {"ornstein": __version__, "model": self.name, "seed": seed, "samples": len(prompts),
                              "solver": plan.solver, "grid": plan.grid, "guidance": [str(g) for g in plan.guidance],
-                             "accelerate": list(plan.accelerate), "compress": list(plan.compress),
+                             "accelerate": list(plan.accelerate), "compress": list(plan.compress), "compile": plan.compile,
                              "dtype": plan.dtype, "local_error": watch.told()}  # fmt: skip
         run.record.facts |= steered.told(len(prompts), meter) | ({"forced": forced} if forced else {})
         return Generated(np.concatenate(pictures), x, prompts, run.record, plan)
@@ -158,17 +160,31 @@ class Model:
         now = self.use(replace(plan, **changes), size)
         return plan.misfits(self.name, self.backbone, now) if force else plan.for_model(self.name, self.backbone, now) and []
 
-    def _compressed(self, plan: Plan) -> Denoiser:
+    def _calibrated(self, parts: Sequence[Any], denoiser: Any, grid: str, shape: Sequence[int], force: bool) -> list[str]:
+        """Raises where what a part has learned was learned for something else; forced, it hands the reasons back."""
+        from ornstein.calibrated import misfits
+
+        found = misfits(parts, denoiser, grid, shape)
+        if found and not force:
+            raise OrnsteinError("; ".join(found), "Calibrate it again for this use, or force it.")
+        return found
+
+    def _compressed(self, plan: Plan, plugins: Sequence[Any] = ()) -> Denoiser:
         """The denoiser with the plan's transforms applied to a copy of the network, which is kept for the next call."""
-        if not plan.compress:
+        if not (plan.compress or plan.compile):
             return self.denoiser
-        key = (fingerprint(self.backbone), plan.compress)
+        from ornstein.compiled import compiled, grain_of
+
+        grain = grain_of(self.backbone, plugins) if plan.compile else ""
+        key = (fingerprint(self.backbone), plan.compress, grain)
         network = self._ready.get(key)  # another thread may be about another plan
         if network is None:
             network = self.backbone
             for part in plan.compress:
                 network = catalog.build("compression", part)(network)
-            self._ready.clear()
+            network = compiled(network, grain) if grain else network
+            while len(self._ready) >= KEPT:
+                self._ready.pop(next(iter(self._ready)), None)
             self._ready[key] = network
         return replace(self.denoiser, backbone=network)
 

@@ -33,9 +33,10 @@ from ornstein.quality import LOSSES, PAIRED, Loss, Trial
 
 __all__ = ["Goal", "Point", "Tuned", "tune"]
 
-LADDER = (3, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 25, 30, 40, 50)
+LADDER = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 25, 30, 40, 50)
 SOLVERS = ("deis", "deis:points=2", "deis:points=3", "dpmpp2m", "unipc", "pndm", "ddim")
 GRIDS = ("beta", "uniform", "logsnr")
+SAMPLERS = ("halving", "optuna")
 OBJECTIVES = ("seconds", "memory", "flops")
 FEW, SOME, MANY, ATTEMPTS = 8, 64, 160, 4  # samples of the search, of the finals and of the promise; how often it is tried
 KEPT, FINALISTS = 3, 6
@@ -229,6 +230,30 @@ class Search:
                     guidance = a.guidance if a.guidance != self.own().guidance else b.guidance
                     self.fewest(replace(a, guidance=guidance, **merged), "pairs", one.share)
 
+    def sampled(self) -> None:
+        """The same space by Optuna's tree-structured Parzen estimator: least cost, with a penalty outside of the bound."""
+        try:
+            import optuna
+        except ImportError as error:
+            raise OrnsteinError("the sampler 'optuna' is not installed", 'Run `pip install "ornstein[tune]"`.') from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        extras = [self.own(), *self.extras(self.own())]
+        steps = [n for n in LADDER if n < self.trial.reference.steps]
+
+        def judge(one: Any) -> float:
+            base = extras[one.suggest_categorical("extra", range(len(extras)))]
+            plan = replace(base, solver=one.suggest_categorical("solver", SOLVERS), grid=one.suggest_categorical("grid", GRIDS),
+                           steps=steps[one.suggest_int("steps", 0, len(steps) - 1)])  # fmt: skip
+            point = self.try_plan(plan, "optuna")
+            if point is None:
+                raise optuna.TrialPruned
+            over = point.proxy / (self.bound * SLACK)
+            return point.share if over <= 1 else 1 + point.share + math.log(over)
+
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=self.seed))
+        while not self.over(0.6):
+            study.optimize(judge, n_trials=1)
+
     def finalists(self) -> list[Point]:
         """The cheapest within the bound by the metric itself, cheapest first; among those that are asked the cheapest that
         is only a solver, a grid and its steps, and beside some the same with a step more."""
@@ -353,14 +378,17 @@ def _knobs(settings: str) -> list[str]:
 
 
 def tune(model: Model, goal: Goal | None = None, budget: float = 600.0, *, prompts: Sequence[Any] = (),
-         reference: Plan | None = None, batch: int = 16, seed: int = 0, out: Path | None = None,
+         reference: Plan | None = None, batch: int = 16, seed: int = 0, sampler: str = "halving", out: Path | None = None,
          progress: Callable[[float, str], None] | None = None) -> Tuned:  # fmt: skip
     """Search, within so many seconds, and promise. A plan that is found has in `figures` what was measured of it.
 
     model: as loaded; prompts: what it will be asked for (default: the captions of its data); reference: the plan that counts
-    as lossless; batch: samples at a time; out: a folder for plan.json, tune.json and report.html; progress(share, what).
+    as lossless; batch: samples at a time; sampler: how plans are chosen, 'halving' or 'optuna'; out: a folder for plan.json,
+    tune.json and report.html; progress(share, what).
     """
     goal = goal or Goal()
+    if sampler not in SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS)
     if budget <= 0:
         raise OrnsteinError(f"a budget of {budget} s allows nothing", "Give some seconds, such as 60.")
     if not isinstance(model.backbone, nn.Module):
@@ -370,9 +398,12 @@ def tune(model: Model, goal: Goal | None = None, budget: float = 600.0, *, promp
         out.mkdir(parents=True, exist_ok=True)
     search = Search(trial, goal, budget, seed, progress, out / "tune.json" if out else None)
     search.translate()
-    bases = search.solvers()
+    bases = search.solvers() if sampler == "halving" else [search.fewest(search.own(), "solvers")]
     search.save()
-    search.pairs(search.add(bases[:KEPT]))
+    if sampler == "halving":
+        search.pairs(search.add(bases[:KEPT]))
+    else:
+        search.sampled()
     search.save()
     chosen = search.promise(search.finalists())
     plan = replace(chosen.plan, figures=_figures(search, chosen), made_for=model.use(chosen.plan)) if chosen else None

@@ -198,3 +198,17 @@ def test_on_the_command_line(ornstein, tmp_path):
 
 def test_a_refusal_knows_nothing_too():
     assert "nothing" in str(Tuned(Goal(), None, None, [], Plan(), 0.0).refuse()) and torch.get_num_threads() == 1
+
+
+def test_optuna_searches_the_same_space(digits):
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    made = tune.tune(digits, Goal("latent", 0.1), 8.0, reference=digits.plan(steps=20), batch=8, sampler="optuna")
+    assert made.plan and made.plan.figures["loss"] <= 0.1 and {p.stage for p in made.points} & {"optuna"}
+
+
+def test_unknown_sampler_and_one_that_is_not_there(digits, monkeypatch):
+    with pytest.raises(OrnsteinError, match="Did you mean 'optuna'"):
+        tune.tune(digits, sampler="optunna")
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(OrnsteinError, match=r"ornstein\[tune\]"):
+        Search(Trial(digits, reference=digits.plan(steps=8), batch=8), Goal(), 9.0, 0, None, None).sampled()
