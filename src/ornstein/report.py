@@ -41,30 +41,31 @@ class Point:
 
 
 def scatter(points: Sequence[Point], across: str, up: str, bound: float | None = None) -> str:
-    """An SVG of the points on two logarithmic axes, with error bars, names, the front, and a line at the bound."""
+    """An SVG of the points with error bars, names where there is room, the front, and a line at the bound. Both axes are
+    logarithmic; the upward one is not where more than one value is 0 or less."""
     points = [p for p in points if p.x > 0 and math.isfinite(p.x) and math.isfinite(p.y)]
     if not points:
         return "<p>Nothing was measured.</p>"
-    least = min([p.y for p in points if p.y > 0] or [1e-6])
-    floor = least / 2  # where a loss of nothing stands
-
-    def log(v: float) -> float:
-        return math.log10(max(v, floor))
-
-    xs, ys = [math.log10(p.x) for p in points], [log(v) for p in points for v in (p.y, p.high)] + [math.log10(floor)]
-    ys += [math.log10(bound)] if bound else []
+    plain = sum(p.y <= 0 for p in points) > 1
+    floor = min([p.y for p in points if p.y > 0] or [1e-6]) / 2  # where a loss of nothing stands on a logarithmic axis
     wide, high, left, low = 860, 460, 70, 50
-    (x0, x1), (y0, y1) = ((min(v) - 0.05, max(v) + 0.12) for v in (xs, ys))
+
+    def rise(v: float) -> float:
+        return v if plain else math.log10(max(v, floor))
+
+    xs, ys = [math.log10(p.x) for p in points], [rise(v) for p in points for v in (p.y, p.high, *([p.low] if plain else []))]
+    ys += ([rise(bound)] if bound else []) + ([] if plain else [rise(floor)])
+    (x0, x1), (y0, y1) = (_padded(v) for v in (xs, ys))
 
     def at(x: float, y: float) -> tuple[float, float]:
         return (left + (math.log10(x) - x0) / (x1 - x0) * (wide - left - 20),
-                high - low - (log(y) - y0) / (y1 - y0) * (high - low - 20))  # fmt: skip
+                high - low - (rise(y) - y0) / (y1 - y0) * (high - low - 20))  # fmt: skip
 
     parts = [f'<svg viewBox="0 0 {wide} {high}" role="img" aria-label="{html.escape(up)} against {html.escape(across)}">']
     for value, x in [(v, at(v, floor)[0]) for v in _ticks(x0, x1)]:
         parts.append(f'<line x1="{x:.1f}" y1="20" x2="{x:.1f}" y2="{high - low}" stroke="#eee"/>'
                      f'<text x="{x:.1f}" y="{high - low + 18}" text-anchor="middle">{value:g}</text>')  # fmt: skip
-    for value, y in [(v, at(points[0].x, v)[1]) for v in _ticks(y0, y1)]:
+    for value, y in [(v, at(points[0].x, v)[1]) for v in (_even(y0, y1) if plain else _ticks(y0, y1))]:
         parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{wide - 20}" y2="{y:.1f}" stroke="#eee"/>'
                      f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')  # fmt: skip
     if bound:
@@ -77,17 +78,45 @@ def scatter(points: Sequence[Point], across: str, up: str, bound: float | None =
     parts.append(f'<polyline points="{path}" fill="none" stroke="#2a7" stroke-width="1.5"/>')
     for p in points:
         (x, y), colour = at(p.x, p.y), "#2a7" if p.front else "#aaa" if p.faint else "#36c"
-        top, bottom = at(p.x, p.high)[1], at(p.x, max(p.low, floor))[1]
+        top, bottom = at(p.x, p.high)[1], at(p.x, p.low if plain else max(p.low, floor))[1]
         name, place = html.escape(p.name), f'cx="{x:.1f}" cy="{y:.1f}" r="4"'
         parts.append(f'<line x1="{x:.1f}" y1="{top:.1f}" x2="{x:.1f}" y2="{bottom:.1f}" stroke="{colour}"/>'
                      f'<circle {place} fill="{colour}"><title>{name}: {p.y:.4g}</title></circle>')  # fmt: skip
-        if p.front or len(points) < 16:
-            parts.append(f'<text x="{x + 6:.1f}" y="{y - 6:.1f}">{name[:44]}</text>')
+    parts += _names([(*at(p.x, p.y), p.name) for p in sorted(points, key=lambda p: (not p.front, p.x))], wide)
     middle = high / 2
     turned = f'x="16" y="{middle}" transform="rotate(-90 16 {middle})"'
     parts.append(f'<text x="{wide / 2}" y="{high - 10}" text-anchor="middle">{html.escape(across)}</text>'
                  f'<text {turned} text-anchor="middle">{html.escape(up)}</text></svg>')  # fmt: skip
     return "".join(parts)
+
+
+def _padded(values: Sequence[float]) -> tuple[float, float]:
+    """Least and most, with some room."""
+    room = 0.06 * (max(values) - min(values)) or 0.5
+    return min(values) - room, max(values) + 2 * room
+
+
+def _names(places: Sequence[tuple[float, float, str]], wide: int) -> list[str]:
+    """Names beside their points, each where it meets no other; the first come first."""
+    taken, parts = [], []
+    for x, y, name in places:
+        short = name if len(name) <= 40 else name[:39] + "\u2026"
+        width = 6.6 * len(short)
+        for start in (x + 7, x - 7 - width):
+            box = (start, y - 16, start + width, y - 2)
+            free = all(box[2] < t[0] or t[2] < box[0] or box[3] < t[1] or t[3] < box[1] for t in taken)
+            if free and start > 72 and box[2] < wide:
+                taken.append(box)
+                parts.append(f'<text x="{start:.1f}" y="{y - 5:.1f}">{html.escape(short)}</text>')
+                break
+    return parts
+
+
+def _even(low: float, high: float) -> list[float]:
+    """About six round values from low to high."""
+    raw = (high - low) / 6
+    step = next(m * 10.0 ** math.floor(math.log10(raw)) for m in (1, 2, 5, 10) if m * 10.0 ** math.floor(math.log10(raw)) >= raw)
+    return [round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -186,7 +215,8 @@ def tuned_page(made: Any) -> str:
     body += ["<h2>What was tried</h2>", scatter(points, across, "error of the latents", bound)]
     rows = [("front" if id(p) in front else "", [
         label(p.plan), p.stage, f"{p.share:.3f}", f"{p.proxy:.4g}",
-        f"{p.loss[0]:.4g} [{p.loss[1]:.4g}, {p.loss[2]:.4g}]" if p.loss else "", p.why]) for p in tried]  # fmt: skip
+        f"{p.loss[0]:.4g} [{p.loss[1]:.4g}, {p.loss[2]:.4g}]" if p.loss else "", p.why])
+        for p in sorted(tried, key=lambda p: (p.stage != "promise", p.loss is None, p.share))]  # fmt: skip
     body.append(table(["plan", "stage", goal.objective, "latents", goal.metric, ""], rows))
     body.append("<h2>What was refused</h2>" + table(["plan", "why"], [("", list(v)) for v in made.left_out.items()]))
     return frame(f"{made.reference.model}: tuned", "".join(body))

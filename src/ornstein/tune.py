@@ -138,13 +138,19 @@ class Search:
             except OrnsteinError as error:
                 self.left_out[name] = str(error)
                 return None
-            if not math.isfinite(loss.mean):
-                self.left_out[name] = "the samples are not finite"
+            idle = [part for part, n in record.left_by.items() if not n and "evaluation" in self.owners(plan).get(part, ())]
+            if idle or not math.isfinite(loss.mean):
+                self.left_out[name] = f"{idle[0]} left nothing out" if idle else "the samples are not finite"
                 del self.points[name]
                 return None
             if time.monotonic() - self.saved > SAVE:
                 self.save()
         return self.points[name]
+
+    def owners(self, plan: Plan) -> dict[str, frozenset]:
+        """Class of a part -> what it decides."""
+        parts = [catalog.build("acceleration", text) for text in plan.accelerate]
+        return {type(p).__name__: p.effects.replaces for p in parts}
 
     # ---- the search
 

@@ -212,3 +212,10 @@ def test_unknown_sampler_and_one_that_is_not_there(digits, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(OrnsteinError, match=r"ornstein\[tune\]"):
         Search(Trial(digits, reference=digits.plan(steps=8), batch=8), Goal(), 9.0, 0, None, None).sampled()
+
+
+def test_a_part_that_leaves_nothing_out_is_no_plan(digits):
+    search = Search(Trial(digits, reference=digits.plan(steps=12), batch=8), Goal("latent", 0.1), 60.0, 0, None, None)
+    idle = digits.plan(steps=4, accelerate=("firstblock:threshold=0.000001",))
+    assert search.try_plan(idle, "x") is None and search.left_out[label(idle)] == "FirstBlock left nothing out"
+    assert label(idle) not in search.points and search.try_plan(digits.plan(steps=4, accelerate=("tome:ratio=0.5",)), "x")
