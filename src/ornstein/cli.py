@@ -71,6 +71,9 @@ Out = Annotated[Path | None, typer.Option(help="Folder for the pictures. Default
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pictures that are in the folder.")]
 SavePlan = Annotated[Path | None, typer.Option(help="Write down how it was done, to be given to --plan.")]
 PromptsFile = Annotated[Path | None, typer.Option(help="A text file with one prompt in each line.")]
+Negative = Annotated[str | None, typer.Option(help="What guidance is to move away from, as a prompt.")]
+Steer = Annotated[list[str] | None, typer.Option(help="Search or particles, such as `best_of_n:budget=8`. May be repeated.")]
+Reward = Annotated[str | None, typer.Option(help="What steering goes by: `class`, `agreement`, `ink` or `brightness`.")]
 Force = Annotated[bool, typer.Option("--force", help="Run a plan of another model or use nevertheless; the record says so.")]
 
 
@@ -78,7 +81,8 @@ Force = Annotated[bool, typer.Option("--force", help="Run a plan of another mode
 def generate(prompts: Prompts = None, model: ModelName = "emoji", plan: PlanFile = None, steps: Steps = None,
              solver: Solver = None, grid: Grid = None, guidance: Guidance = None, accelerate: Accelerate = None,
              seed: Seed = 0, out: Out = None, overwrite: Overwrite = False, save_plan: SavePlan = None,
-             prompts_file: PromptsFile = None, force: Force = False) -> None:  # fmt: skip
+             prompts_file: PromptsFile = None, negative: Negative = None, steer: Steer = None, reward: Reward = None,
+             force: Force = False) -> None:  # fmt: skip
     """Draw pictures: a PNG for each prompt, a contact sheet, and the record of the run.
 
     ornstein generate "a red apple" "a sleepy cat"
@@ -86,14 +90,17 @@ def generate(prompts: Prompts = None, model: ModelName = "emoji", plan: PlanFile
     ornstein generate "a red apple" --steps 12 --solver dpmpp2m --seed 3
 
     ornstein generate 3 7 --model digits --accelerate firstblock:threshold=0.1
+
+    ornstein generate "a (red:1.4) apple" --negative "green" --steer best_of_n:budget=4 --reward agreement
     """
     from ornstein import present
 
     wanted = _prompts(prompts, prompts_file)
     settings = _settings(plan, steps, solver, grid, guidance, accelerate)
+    settings |= _steering(negative, steer, reward) | {"force": force}
     place = out or _free(Path("pictures"), Path(model).stem)
     with present.folder(place, overwrite) as part:
-        done = _draw(model, wanted, settings | {"force": force}, plan, seed)
+        done = _draw(model, wanted, settings, plan, seed)
         record = {"model": model, "seed": seed, **_plan_dict(done.plan), **done.record.as_dict(), "prompts": wanted}
         files = present.save(part, done.images, wanted, record)
         if save_plan:
@@ -125,6 +132,18 @@ def _settings(plan: Path | None, steps: int | None, solver: str | None, grid: st
             catalog.find(catalog.parse(spec)[0], room)
     told = {"steps": steps, "solver": solver, "grid": grid, "guidance": _guidance(guidance), "accelerate": accelerate or None}
     return {k: v for k, v in told.items() if v is not None}
+
+
+def _steering(negative: str | None, steer: list[str] | None, reward: str | None) -> dict[str, Any]:
+    """As above, of the options that choose among trajectories or name what to keep away from."""
+    for spec in steer or []:
+        catalog.find(catalog.parse(spec)[0], "steering")
+    if reward is not None:
+        from ornstein.rewards import REWARDS
+
+        if reward not in REWARDS:
+            raise unknown("reward", reward, REWARDS)
+    return {k: v for k, v in {"negative": negative, "steer": steer or None, "reward": reward}.items() if v is not None}
 
 
 def _guidance(text: str | None) -> tuple[str, ...] | None:
@@ -168,7 +187,20 @@ def _report(place: Path, files: list[str], done: Any) -> None:
     skipped = f", {record.skipped():.0%} of the asked sites skipped" if record.asked_at else ""
     lines = [f"{len(files) - 2} pictures in {record.seconds:.1f} s: {record.steps} steps{skipped}",
              f"contact sheet  {place / 'contact-sheet.png'}", f"record         {place / 'record.json'}"]  # fmt: skip
-    typer.echo("\n".join(lines))
+    typer.echo("\n".join([lines[0], *_steered(record.facts), *lines[1:]]))
+
+
+def _steered(facts: dict[str, Any]) -> list[str]:
+    """What choosing came to, in one line."""
+    steer = facts.get("steer")
+    if not steer:
+        return []
+    kept = [r for r in steer.get("rewards", ()) if r is not None]
+    judged = f"reward {steer['reward']} {sum(kept) / len(kept):.4g} on average, of {steer['reward_calls']:g} asked" if kept else ""
+    said = [", ".join(steer["parts"]), judged, f"{facts['nfe']:g} network calls a picture"]
+    ess = [x for name in ("fk", "svdd") for row in facts.get(name, {}).get("ess", ()) for x in row]
+    least = f"least effective sample size {min(ess):.2f} of {steer['width']}" if ess else ""
+    return [f"steered        {'; '.join(s for s in [*said, least] if s)}"]
 
 
 # ---- methods, show, check

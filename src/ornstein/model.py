@@ -70,7 +70,7 @@ class Model:
         if self.encoder is None:
             return None
         device, encoder = next(self.backbone.parameters()).device, self.encoder
-        if any(marked(p) for p in prompts):
+        if any(marked(p) for p in prompts) and not hasattr(encoder, "inner"):  # else it reads them itself
             encoder = catalog.build("conditioning", {"name": "weighted", "encoder": encoder})
         with torch.no_grad():
             return {k: v.to(device) for k, v in encoder(list(prompts)).items()}
@@ -107,17 +107,14 @@ class Model:
         if batch < 1:
             raise OrnsteinError(f"batch={batch} is not a positive whole number", "Give at least 1.")
         changes = {"steps": steps, "solver": solver, "guidance": guidance, "accelerate": accelerate, "grid": grid}
-        changes = {k: v for k, v in changes.items() if v is not None}
-        for key in ("guidance", "accelerate"):
-            if key in changes:
-                changes[key] = (changes[key],) if isinstance(changes[key], str) else tuple(changes[key])
+        changes = {k: _listed(k, v) for k, v in changes.items() if v is not None}
         if negative is not None:
             changes["guidance"] = negated((replace(plan, **changes) if plan else self.plan(**changes)).guidance, negative)
         forced = self._fits(plan, changes, size, force) if plan else []
         plan = replace(plan, **changes, **({"figures": {}} if forced else {})) if plan else self.plan(**changes)
         plugins = order([catalog.build("acceleration", a) for a in plan.accelerate])
         solver_part, denoiser = catalog.build("solvers", plan.solver), self._compressed(plan, plugins)
-        meter = [Counted(denoiser)]
+        meter = [Counted.of(denoiser)]
         rules = built(plan.guidance, self, plan.grid, meter)
         steered = steering(steer, self, reward, rules)
         batch = max(1, batch // steered.width)
@@ -142,9 +139,7 @@ class Model:
                 run.clear()
         x = torch.cat(out).cpu()
         run.record.facts |= {"ornstein": __version__, "model": self.name, "seed": seed, "samples": len(prompts),
-                             "solver": plan.solver, "grid": plan.grid, "guidance": [str(g) for g in plan.guidance],
-                             "accelerate": list(plan.accelerate), "compress": list(plan.compress), "compile": plan.compile,
-                             "dtype": plan.dtype, "local_error": watch.told()}  # fmt: skip
+                             **_parts_of(plan), "local_error": watch.told()}  # fmt: skip
         run.record.facts |= steered.told(len(prompts), meter) | ({"forced": forced} if forced else {})
         return Generated(np.concatenate(pictures), x, prompts, run.record, plan)
 
@@ -221,6 +216,19 @@ class Watch(Controller):
     def told(self) -> list[float]:
         """The estimates, from the third step of each batch on."""
         return [round(float(e), 6) for e in self.errors]
+
+
+def _listed(key: str, value: Any) -> Any:
+    """Of what a plan has several, one alone as a tuple."""
+    several = key in ("guidance", "accelerate")
+    return value if not several else (value,) if isinstance(value, str) else tuple(value)
+
+
+def _parts_of(plan: Plan) -> dict[str, Any]:
+    """What a plan is made of, for the record: parts that were given as objects by their text."""
+    return {"solver": plan.solver, "grid": plan.grid, "guidance": [str(g) for g in plan.guidance],
+            "accelerate": list(plan.accelerate), "compress": list(plan.compress), "compile": plan.compile,
+            "dtype": plan.dtype}  # fmt: skip
 
 
 def _autocast(device: torch.device, dtype: str) -> Any:

@@ -22,10 +22,10 @@ from torch import Tensor
 from ornstein.core import catalog
 from ornstein.core.artefact import Artefact
 from ornstein.core.clock import Clock
+from ornstein.core.denoiser import Denoiser
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.loop import Controller
 from ornstein.core.prediction import Prediction
-from ornstein.core.process import Process
 from ornstein.model import Model, load
 from ornstein.rewards import GUIDES, Reward, guide_of, reward, usual_reward
 
@@ -36,23 +36,26 @@ CONDITIONS = {("cfg", "negative"), ("compose", "others"), ("superdiff", "others"
 LEARNED = {"boundary": "noise", "noise_policy": "policy", "teleport": "statistics"}  # steering -> its Artefact
 
 
-@dataclass(eq=False)
-class Counted:
-    """A denoiser that counts the samples it was asked about: `rows` of network calls."""
+@dataclass(frozen=True, eq=False)
+class Counted(Denoiser):
+    """A Denoiser that counts the samples it is asked about. A kind of its own rather than a wrapper, since some rules put
+    another network into the denoiser that they are given: what they make of it counts in the same place."""
 
-    denoiser: Any
-    rows: int = 0
+    asked: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, denoiser: Denoiser) -> Counted:
+        """The same denoiser, counted from now on."""
+        return cls(**{f.name: getattr(denoiser, f.name) for f in fields(Denoiser)})
 
     @property
-    def process(self) -> Process:
-        return self.denoiser.process
+    def rows(self) -> int:
+        """Network calls, a sample at a time."""
+        return sum(self.asked)
 
-    def __call__(self, x: Tensor, t: Any, cond: Any = None, clock: Clock | None = None) -> Prediction:
-        self.rows += len(x)
-        return self.denoiser(x, t, cond, clock)
-
-    def unconditional(self, cond: Any, batch: int) -> Any:
-        return self.denoiser.unconditional(cond, batch)
+    def __call__(self, x: Tensor, t: Any, cond: Any = None, clock: Clock | None = None, taps: Sequence[str] = ()) -> Prediction:
+        self.asked.append(len(x))
+        return super().__call__(x, t, cond, clock, taps)
 
 
 # ---- guidance
@@ -96,7 +99,7 @@ def _value(name: str, key: str, value: Any, model: Model, meter: list[Counted] |
     if (name, key) in CONDITIONS:
         found = [_condition(v, model) for v in (value if several else [value])]
     elif (name, key) in DENOISERS:
-        found = [Counted(_denoiser(str(v), model)) for v in (value if several else [value])]
+        found = [Counted.of(_denoiser(str(v), model)) for v in (value if several else [value])]
         (meter if meter is not None else []).extend(found)
     else:
         return value
@@ -212,7 +215,7 @@ def _steered(spec: str, model: Model, wanted: Any, guided: Any, found: Steering)
         if not guided:
             raise OrnsteinError("w2sd has no weak model: without guidance the plain one is the run's own",
                                 "Add guidance, or name a weaker model: w2sd:weak='digits-unet'.")  # fmt: skip
-        settings["weak"] = Counted(model.denoiser)
+        settings["weak"] = Counted.of(model.denoiser)
         found.meter.append(settings["weak"])
     return catalog.build("steering", {"name": name, **settings})
 

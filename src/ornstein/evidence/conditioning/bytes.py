@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ornstein.conditioning.bytes import ByteEmbedding
 from ornstein.evidence import Evidence, Row, verdict
+from ornstein.evidence._adam import Adam
 
 METRIC = "accuracy of the noun in unseen colour-noun phrases (higher)"
 NOUNS = "bat tab god dog tea eat rat tar lion loin pan nap loop pool star rats".split()
@@ -48,7 +49,7 @@ def _accuracy(kind: str, texts: list[str], labels: Tensor, seed: int, steps: int
     encoder.requires_grad_(kind == "trained")
     fixed = _bag(texts) if kind == "bag" else encoder(texts)["pooled"].detach()
     weights = [p for p in (*encoder.parameters(), *head.parameters()) if p.requires_grad]
-    optimiser = torch.optim.Adam(weights, lr=1e-2)
+    optimiser = Adam(weights, 1e-2)
     cut = len(texts) * 2 // 3
     for _ in range(steps):
         states = encoder(texts[:cut])["pooled"] if kind == "trained" else fixed[:cut]
