@@ -1,6 +1,6 @@
 """How often a tuned plan keeps its promise: many small searches, each judged on fresh samples that none of them saw.
 
-python benchmarks/promise.py [--model digits] [--tunings 40] [--budget 8] [--fresh 400] [--threads 1] [--json FILE]
+python benchmarks/promise.py [--model digits] [--tunings 40] [--budget 10] [--fresh 1500] [--threads 1] [--json FILE]
 
 Each search has its own seed and one of the bounds in turn; kept: the mean loss over the fresh samples is within the bound.
 """
@@ -28,7 +28,7 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("--model", default="digits")
     ask.add_argument("--metrics", nargs="+", default=["latent"])
-    for name, default in (("tunings", 40), ("budget", 8), ("fresh", 400), ("threads", 1)):
+    for name, default in (("tunings", 40), ("budget", 10), ("fresh", 1500), ("threads", 1)):
         ask.add_argument(f"--{name}", type=int, default=default)
     ask.add_argument("--json", type=Path)
     a = ask.parse_args()

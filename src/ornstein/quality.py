@@ -68,8 +68,18 @@ class Loss:
         return max(seen, 1 / self.n) if self.metric == "accuracy" else seen
 
     def below(self, confidence: float = 0.95) -> float:
-        """The mean loss is below this, with this confidence (one-sided)."""
-        return self.mean + student(confidence, self.n - 1) * self.error
+        """The mean loss is below this, with this confidence (one-sided).
+
+        Student's t, corrected for losses that lean to the right, whose means are often too low: the first term of the
+        expansion of the studentised mean (Norman Johnson, "Modified t tests and confidence intervals for asymmetrical
+        populations", 1978), with the skewness g of the sample: z + max(g, 0) (2 z^2 + 1) / (6 sqrt(n)).
+        """
+        z = student(confidence, self.n - 1)
+        if self.n > 2 and self.metric != "accuracy":
+            gap = self.values - self.values.mean()
+            lean = (gap**3).mean() / gap.square().mean().clamp_min(1e-300) ** 1.5
+            z += max(lean.item(), 0.0) * (2 * z**2 + 1) / (6 * math.sqrt(self.n))
+        return self.mean + z * self.error
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         width = student((1 + confidence) / 2, self.n - 1) * self.error

@@ -38,7 +38,7 @@ SOLVERS = ("deis", "deis:points=2", "deis:points=3", "dpmpp2m", "unipc", "pndm",
 GRIDS = ("beta", "uniform", "logsnr")
 SAMPLERS = ("halving", "optuna")
 OBJECTIVES = ("seconds", "memory", "flops")
-FEW, SOME, MANY, ATTEMPTS = 8, 64, 160, 4  # samples of the search, of the finals and of the promise; how often it is tried
+FEW, SOME, MANY, ATTEMPTS = 8, 64, 256, 4  # samples of the search, of the finals and of the promise; how often it is tried
 KEPT, FINALISTS = 3, 6
 PROMISE = 1_000_003  # the first seed of the promise: far from those of the search
 SLACK = 1.15  # by how much the few samples of the search may be wrong
