@@ -82,7 +82,7 @@ def test_the_commands_in_their_order(root, monkeypatch, tmp_path, capsys):
         said = capsys.readouterr()
         assert code == 0, f"{command}\n{said.out}\n{said.err}"
     made = {p.name for p in (tmp_path / "pictures").iterdir()}
-    assert made == {"first", "fast", "replayed", "tuned", "digits"}
+    assert made == {"first", "red", "steered", "fast", "replayed", "tuned", "digits"}
 
 
 def test_the_python_of_the_readme(root, monkeypatch, tmp_path):

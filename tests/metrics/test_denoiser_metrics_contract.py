@@ -18,6 +18,7 @@ from ornstein.testbeds import Mixture
 
 NAMES = [e.name for e in catalog.entries("metrics") if getattr(catalog.load("metrics", e.name), "of", "") == "denoiser"]
 each = pytest.mark.parametrize("name", NAMES)
+ROUGH = {"likelihood": {"tolerance": 0.2}}  # where exactness is not what is asked: fewer steps, the same for all
 PROCESSES = pytest.mark.parametrize("process", [Flow(), VP(), EDM()], ids=lambda p: type(p).__name__)
 
 
@@ -36,13 +37,13 @@ def test_protocol_and_determinism(name):
     mixture, x, cond = bed()
     part = catalog.load("metrics", name)
     assert dataclasses.is_dataclass(part) and part.__dataclass_params__.frozen
-    kept, state = x.clone(), torch.get_rng_state()
-    found = part()(mixture, x, cond)
+    kept, state, rough = x.clone(), torch.get_rng_state(), ROUGH.get(name, {})
+    found = part(**rough)(mixture, x, cond)
     assert isinstance(found, Measure) and found.n == 6 and found.low <= found.value <= found.high
     torch.manual_seed(5)
-    assert found == part()(mixture, x, cond), "the same inputs give the same figure and interval"
+    assert found == part(**rough)(mixture, x, cond), "the same inputs give the same figure and interval"
     torch.set_rng_state(state)
-    part().per_sample(mixture, x, cond)
+    part(**rough).per_sample(mixture, x, cond)
     assert torch.equal(state, torch.get_rng_state()) and torch.equal(x, kept) and not x.requires_grad
 
 
@@ -61,10 +62,11 @@ def wrong(mixture):
 def test_a_sample_depends_on_its_id_and_not_on_its_neighbours(name, probes):
     mixture, x, cond = bed(VP())
     part, bent = catalog.load("metrics", name), wrong(mixture)
-    metric = part(exact=0) if probes and hasattr(part(), "exact") else part()
+    metric = part(exact=0, **ROUGH.get(name, {})) if probes and hasattr(part(), "exact") else part(**ROUGH.get(name, {}))
     measure = metric.spectrum if name == "intrinsic_dimension" else metric.per_sample
     whole = measure(bent, x, cond)
-    assert metric.per_sample(bent, x, cond).shape == (6,) and whole.dtype == torch.float64 and not whole.requires_grad
+    each = whole if measure == metric.per_sample else metric.per_sample(bent, x, cond)
+    assert each.shape == (6,) and whole.dtype == torch.float64 and not whole.requires_grad
     order = torch.tensor([4, 1, 3])
     part = measure(bent, x[order], {"label": cond["label"][order]}, order.tolist())
     assert torch.allclose(part, whole[order], rtol=1e-7, atol=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ornstein.core.denoiser import Denoiser
 from ornstein.core.prediction import Output, Prediction
 from ornstein.core.process import Process
+from ornstein.evidence._adam import Adam
 from ornstein.testbeds import Mixture
 
 __all__ = ["Bridge", "Pair", "checker", "sliced", "trained"]
@@ -80,12 +82,11 @@ def trained(process: Process, data: Mixture, end: Mixture, loss: Any, seed: int,
     """A `Pair` after some steps of Adam on batches of 256 fresh draws; no draw is seen twice."""
     torch.manual_seed(seed)
     denoiser, generator = Denoiser(Pair(), process, time="t"), torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(denoiser.backbone.parameters(), 2e-3)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    optimiser = Adam(denoiser.backbone.parameters(), 2e-3)
     ends = (law.sample(256 * steps, seed=1000 + seed + k).float().split(256) for k, law in enumerate((data, end)))
-    for x0, y in zip(*ends):
+    for k, (x0, y) in enumerate(zip(*ends)):
+        optimiser.lr = 1e-3 * (1 + math.cos(math.pi * k / steps))
         optimiser.zero_grad()
         loss(denoiser, {"x0": x0, "y": y}, generator)["loss"].backward()
         optimiser.step()
-        falling.step()
     return denoiser

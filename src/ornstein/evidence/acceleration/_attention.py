@@ -62,7 +62,7 @@ def fewer(share: float, beside: str) -> list[Row]:
     """What fewer full steps reach in the same seconds."""
     n, rows = max(1, math.ceil(STEPS * min(share, 1.0))), []
     for kind, solver in (("natural", "ddim"), ("equal-cost", "dpmpp2m")):
-        drawn = _ground.draw("dit", steps=n, solver=solver)
+        drawn = _ground.plain("dit", n, solver)
         rows.append(Row(f"{solver}, {n} steps, the seconds of {beside}", kind, FULL, _ground.distances("dit", drawn.x),
                         f"{n} evaluations"))  # fmt: skip
     return rows

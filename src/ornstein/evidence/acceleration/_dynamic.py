@@ -50,7 +50,7 @@ def steps(spent: float) -> list[Row]:
     """As many evaluations (rounded up) of the whole network."""
     n, found = math.ceil(spent - 0.01), []
     for kind, solver in (("natural", "ddim"), ("equal-cost", "dpmpp2m")):
-        drawn = _ground.draw("dit", steps=n, solver=solver)
+        drawn = _ground.plain("dit", n, solver)
         found += [Row(f"{solver}, {n} steps", kind, metric, _ground.distances("dit", drawn.x, true), f"{n} evaluations")
                   for metric, true in ((_ground.FULL, False), (_ground.TRUE, True))]  # fmt: skip
     return found

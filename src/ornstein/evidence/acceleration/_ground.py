@@ -22,7 +22,7 @@ from ornstein.core.loop import sample
 from ornstein.core.seam import Run, attach
 from ornstein.evidence import Row
 from ornstein.evidence._flops import Flops
-from ornstein.evidence.backbones._ground import train
+from ornstein.evidence.backbones._ground import fresh, train
 
 SEEDS, EACH, STEPS, MANY = 4, 4, 40, 80
 FULL = f"relative distance to the full {STEPS}-step run (lower)"
@@ -39,7 +39,7 @@ def model(backbone: str) -> tuple[Denoiser, str]:
 
         name = "digits" if backbone == "dit" else "digits-unet"
         return load(name).denoiser, f"The model is the shipped '{name}'."
-    net = catalog.build("backbones", SMALL[backbone])
+    net = fresh(lambda: catalog.build("backbones", SMALL[backbone]))
     train(net, 150)
     net.eval().requires_grad_(False)
     return Denoiser(net, catalog.build("processes", "flow")), "The model was trained for 150 steps here."
@@ -56,6 +56,16 @@ class Drawn:
 
 def draw(backbone: str, plugin: Any = None, steps: int = STEPS, solver: str = "ddim") -> Drawn:
     """One run of all seeds, with the plugin (a text or a part) attached."""
+    return _draw(backbone, plugin, steps, solver)
+
+
+@cache
+def plain(backbone: str, steps: int, solver: str = "ddim", interval: int = 1) -> Drawn:
+    """A run that many compare with, drawn once: without a plugin, or with the plain cache."""
+    return _draw(backbone, Reuse(interval) if interval > 1 else None, steps, solver)
+
+
+def _draw(backbone: str, plugin: Any, steps: int, solver: str) -> Drawn:
     denoiser, run, n = model(backbone)[0], Run(), SEEDS * EACH
     detach = attach(denoiser.backbone, catalog.build("acceleration", plugin)) if plugin else (lambda: None)
     try:
@@ -84,7 +94,7 @@ def flops(backbone: str) -> dict[str, float]:
 
 @cache
 def reference(backbone: str, true: bool) -> Tensor:
-    return draw(backbone, steps=MANY, solver="dpmpp2m").x if true else draw(backbone).x
+    return plain(backbone, *((MANY, "dpmpp2m") if true else (STEPS,))).x
 
 
 def distances(backbone: str, x: Tensor, true: bool = False) -> list[float]:
@@ -121,9 +131,9 @@ def compare(backbone: str, plugins: Sequence[str]) -> dict[str, list[Row]]:
         drawn = draw(backbone, text)
         n = math.ceil(drawn.evaluations - 0.01)
         cost = f"{drawn.evaluations:.1f} evaluations of {STEPS}"
-        others = (("natural", f"ddim, {n} steps", draw(backbone, steps=n)),
-                  ("equal-cost", f"dpmpp2m, {n} steps", draw(backbone, steps=n, solver="dpmpp2m")),
-                  ("equal-cost", f"output kept for {math.ceil(STEPS / n)}", draw(backbone, Reuse(math.ceil(STEPS / n)))))
+        others = (("natural", f"ddim, {n} steps", plain(backbone, n)),
+                  ("equal-cost", f"dpmpp2m, {n} steps", plain(backbone, n, "dpmpp2m")),
+                  ("equal-cost", f"output kept for {math.ceil(STEPS / n)}", plain(backbone, STEPS, interval=math.ceil(STEPS / n))))
         lines = [("method", text, drawn, cost), *((k, f"{name}, beside {text}", d, f"{d.evaluations:.1f} evaluations")
                                                   for k, name, d in others)]  # fmt: skip
         found[text] = [Row(name, kind, metric, distances(backbone, d.x, true), c) for kind, name, d, c in lines

@@ -29,7 +29,7 @@ def row(name: str, kind: str, drawn: _ground.Drawn, full: torch.Tensor, metric: 
 def others(evaluations: float, full: torch.Tensor, metric: str, beside: str) -> list[Row]:
     """Fewer steps of ddim (natural) and of dpmpp2m (equal-cost), rounded up in their favour."""
     n = math.ceil(evaluations - 0.01)
-    return [row(f"{solver}, {n} steps, beside {beside}", kind, _ground.draw("dit", steps=n, solver=solver), full, metric)
+    return [row(f"{solver}, {n} steps, beside {beside}", kind, _ground.plain("dit", n, solver), full, metric)
             for kind, solver in (("natural", "ddim"), ("equal-cost", "dpmpp2m"))]  # fmt: skip
 
 

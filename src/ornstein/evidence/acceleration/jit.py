@@ -34,7 +34,7 @@ class Field(nn.Module):
         place, clean = rotary[0].flatten(-2).flatten(1) if rotary[0].ndim > 2 else rotary[0].mT, 1 - t[:, None, None]
         known = covariance(place[:, :, None] - place[:, None])
         noisy = clean**2 * known + t[:, None, None] ** 2 * torch.eye(x.shape[1])
-        return clean * known @ torch.linalg.solve(noisy, x)
+        return clean * known @ torch.cholesky_solve(x, torch.linalg.cholesky(noisy))
 
 
 class Line(nn.Module):

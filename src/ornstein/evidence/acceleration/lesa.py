@@ -27,7 +27,8 @@ def run(quick: bool = True) -> Evidence:
         beside = [row(f"{text}, not learned (Taylor)", "equal-cost", _ground.draw("dit", text), full, _ground.FULL),
                   row(f"taylorseer:interval={n}", "equal-cost", _ground.draw("dit", f"taylorseer:interval={n}"), full,
                       _ground.FULL), *others(drawn.evaluations, full, _ground.FULL, text)]  # fmt: skip
-        for label, change in (("stage 1 alone", {"rounds": 0}), ("one expert", {"experts": 1})):
+        parts = (("stage 1 alone", {"rounds": 0}), ("one expert", {"experts": 1}))
+        for label, change in parts if n == 3 or not quick else ():
             other = train_lesa(denoiser, SHAPE, digits, replace(recipe, **change))
             rows.append(row(f"{text}, {label}", "reference", _ground.draw("dit", part("lesa", other, interval=n)), full,
                             _ground.FULL))  # fmt: skip

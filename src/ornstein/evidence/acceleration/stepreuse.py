@@ -46,7 +46,7 @@ def run(quick: bool = True) -> Evidence:
             what, suffix = f"{grain} grain, one in {interval}", f", beside {grain} grain, one in {interval}"
             mine = row("method", backbone, f"calibrated, {what}", mine)
             others = [row("natural", backbone, f"evenly spaced, {what}", spaced),
-                      *(row("equal-cost", backbone, f"{s}, {n} steps{suffix}", _ground.draw(backbone, steps=n, solver=s))
+                      *(row("equal-cost", backbone, f"{s}, {n} steps{suffix}", _ground.plain(backbone, n, s))
                         for s in ("ddim", "dpmpp2m"))]  # fmt: skip
             rows += [mine, *others]
             for wins, than in ((even, "evenly"), (same, "ddim"), (best, "dpmpp2m")):

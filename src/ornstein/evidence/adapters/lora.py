@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ornstein.adapters.lora import LoRA
 from ornstein.core import catalog
 from ornstein.evidence import Evidence, Row, verdict
+from ornstein.evidence._adam import Adam
 from ornstein.model import Model, load
 
 CLAIM = ("In equal steps a LoRA of rank 4, with a twentieth of the parameters, makes at least 80 % of the progress of "
@@ -78,14 +79,14 @@ def _one(net: nn.Module, seed: int) -> tuple[nn.Module, list, float]:
 def _trained(model: Model, net: nn.Module, parameters: list, rate: float, data: tuple[Tensor, Tensor], steps: int,
              seed: int) -> nn.Module:  # fmt: skip
     denoiser, loss = replace(model.denoiser, backbone=net), catalog.build("losses", "denoising")
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    optimiser = Adam(parameters, rate)
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         pick = torch.randint(len(data[0]), (16,), generator=generator)
         batch: dict[str, Any] = {"x0": data[0][pick], "cond": {"label": data[1][pick]}}
         loss(denoiser, batch, generator, step)["loss"].backward()
         optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
     return net
 
 

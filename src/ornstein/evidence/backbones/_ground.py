@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ornstein.core import catalog
 from ornstein.evidence import Evidence, Row, verdict
+from ornstein.evidence._adam import Adam
+from ornstein.evidence._flops import Flops
 
 METRIC = "flow-matching loss on held-out digits (lower)"
 
@@ -38,11 +40,10 @@ def train(net: nn.Module, steps: int, batch: int = 64, seed: int = 0) -> list[fl
     data, source = catalog.build("data", "digits"), torch.Generator().manual_seed(seed)
     images, labels = data.images(), data.labels
     init(net, source)
-    chooser, losses = torch.optim.AdamW(net.parameters(), 2e-3), []
+    chooser, losses = Adam(net.parameters(), 2e-3, decay=0.01), []
     with torch.enable_grad():
         for step in range(steps):
-            for group in chooser.param_groups:
-                group["lr"] = 2e-3 * min(1.0, (step + 1) / 20, 2 * (steps - step) / steps)
+            chooser.lr = 2e-3 * min(1.0, (step + 1) / 20, 2 * (steps - step) / steps)
             rows = torch.randint(len(images), (batch,), generator=source)
             t = torch.randn(batch, generator=source).sigmoid()
             n, w = torch.randn(batch, 1, 8, 8, generator=source), t[:, None, None, None]
@@ -55,8 +56,15 @@ def train(net: nn.Module, steps: int, batch: int = 64, seed: int = 0) -> list[fl
     return losses
 
 
+def fresh(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """What `make` builds, whatever random numbers were drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
 def init(net: nn.Module, source: torch.Generator) -> None:
-    """Redraw what is not zero or one, so that nothing depends on the global random numbers."""
+    """Redraw the matrices that are not zero, at the spread they have."""
     for parameter in net.parameters():
         if parameter.ndim > 1 and parameter.detach().abs().max() > 0:
             spread = parameter.detach().std()
@@ -65,15 +73,15 @@ def init(net: nn.Module, source: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def validate(net: nn.Module) -> float:
-    """The loss on the held-out digits at 8 times, the same noise for every network."""
+def validate(net: nn.Module, times: int = 8) -> float:
+    """The loss on the held-out digits at so many times, the same noise for every network."""
     data, source, total = catalog.build("data", "digits:split=test"), torch.Generator().manual_seed(99), 0.0
     images, labels = data.images(), data.labels
-    for k in range(8):
-        t = torch.full((len(images),), (k + 0.5) / 8)
+    for k in range(times):
+        t = torch.full((len(images),), (k + 0.5) / times)
         n, w = torch.randn(images.shape, generator=source), t[:, None, None, None]
         said = net((1 - w) * images + w * n, t, {"label": labels})
-        total += (said - (n - images)).square().mean().item() / 8
+        total += (said - (n - images)).square().mean().item() / times
     return total
 
 
@@ -83,12 +91,12 @@ def weights(net: nn.Module) -> int:
 
 def flops(net: nn.Module) -> int:
     """Of one evaluation of one sample."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with Flops() as counted, torch.no_grad():
         net(torch.zeros(2, 1, 8, 8), torch.ones(2), {"label": torch.zeros(2, dtype=torch.long)})
-    return counter.get_total_flops() // 2
+    return counted.total // 2
 
 
-def trial(name: str, spec: str, steps: int, seeds: int = 3) -> Evidence:
+def trial(name: str, spec: str, steps: int, seeds: int = 3, batch: int = 32) -> Evidence:
     """Train the backbone and the MLP from several seeds: for as many steps, and for as many FLOPs."""
     def mine() -> nn.Module:
         return catalog.build("backbones", spec)
@@ -103,10 +111,10 @@ def trial(name: str, spec: str, steps: int, seeds: int = 3) -> Evidence:
     for kind, label, make, count in runs:
         losses = []
         for seed in range(seeds):
-            net = make()
-            train(net, count, batch=32, seed=seed)
-            losses.append(validate(net.eval()))
-        rows.append(Row(f"{label}, {weights(net)} weights", kind, METRIC, losses, f"{count} steps of 32"))
+            net = fresh(make, seed)
+            train(net, count, batch, seed)
+            losses.append(validate(net.eval(), 4))
+        rows.append(Row(f"{label}, {weights(net)} weights", kind, METRIC, losses, f"{count} steps of {batch}"))
     method, natural, equal = rows
     holds = [max(method.values) < min(r.values) for r in (natural, equal)]
     claim = (f"Trained briefly on the 8x8 digits, class-conditional flow matching, {name} reaches a lower held-out loss "

@@ -11,6 +11,7 @@ from torch import Tensor
 from ornstein.core.clock import NoiseSource
 from ornstein.editing.semantic_direction import SemanticDirection
 from ornstein.evidence import Evidence, Row, verdict
+from ornstein.evidence._adam import Adam
 from ornstein.processes.flow import Flow
 from ornstein.testbeds import MoLRG
 
@@ -73,9 +74,9 @@ def learnt(n: int, seeds: int, steps: int) -> tuple[list[float], list[float]]:
     U = torch.linalg.qr(torch.randn(seeds, DIMS, RANK, generator=g)).Q
     data = torch.randn(seeds, n, RANK, generator=g) @ U.mT
     W = torch.randn(seeds, DIMS, RANK, generator=g).requires_grad_(True)
-    optimiser = torch.optim.Adam([W], 0.2)
+    optimiser = Adam([W], 0.2)
     for step in range(steps):
-        optimiser.param_groups[0]["lr"] = 0.2 * (1 - step / steps)
+        optimiser.lr = 0.2 * (1 - step / steps)
         x0 = data[:, torch.arange(64) % n]
         s = 0.1 * torch.rand(1, 64, 1, generator=g)
         x, Q = (1 - s) * x0 + s * torch.randn(x0.shape, generator=g), torch.linalg.qr(W).Q

@@ -17,6 +17,7 @@ from ornstein.core.loop import Controller, sample
 from ornstein.core.prediction import Prediction
 from ornstein.core.process import Process
 from ornstein.evidence import Row
+from ornstein.evidence._adam import Adam
 from ornstein.evidence._laws import classes, energy
 from ornstein.metrics.accuracy import Accuracy
 from ornstein.model import load
@@ -103,7 +104,7 @@ def fitted(x: Tensor, labels: Tensor, seed: int = 0, steps: int = 300) -> Reader
     with torch.enable_grad():
         for p in net.parameters():
             nn.init.normal_(p, std=0.1, generator=source)
-        chooser = torch.optim.AdamW(net.parameters(), 5e-3, weight_decay=0.02)
+        chooser = Adam(net.parameters(), 5e-3, decay=0.02)
         for _ in range(steps):
             rows = torch.randint(len(x), (64,), generator=source)
             chooser.zero_grad()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ornstein.core.denoiser import Denoiser, guide
 from ornstein.evidence import Evidence, verdict
+from ornstein.evidence._adam import Adam
 from ornstein.guidance.blackscholes import BlackScholes
 from ornstein.metrics.layers.digits import classifier
 
@@ -35,9 +36,9 @@ def guide_classifier() -> tuple[Tensor, Tensor]:
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nn.Linear(64, 10)
-        optimizer = torch.optim.Adam(net.parameters(), 0.05, weight_decay=1e-3)
+        optimizer = Adam(net.parameters(), 0.05)
         for _ in range(50):
-            loss = nn.functional.cross_entropy(net(x), y)
+            loss = nn.functional.cross_entropy(net(x), y) + 5e-4 * sum(p.square().sum() for p in net.parameters())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

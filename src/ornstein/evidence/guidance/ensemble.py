@@ -12,8 +12,10 @@ from ornstein.core import catalog
 from ornstein.core.denoiser import Denoiser, Denoises, guide
 from ornstein.core.loop import sample
 from ornstein.evidence import Evidence, Row, verdict
+from ornstein.evidence._adam import Adam
 from ornstein.evidence._laws import energy
 from ornstein.evidence.backbones._ground import METRIC, flops, init, validate
+from ornstein.evidence.backbones._ground import fresh as seeded
 from ornstein.guidance.ensemble import Ensemble, Gate
 from ornstein.losses.pretraining.denoising import Denoising
 from ornstein.processes.flow import Flow
@@ -36,10 +38,10 @@ def fit(denoiser: Denoises, parameters: Iterable[nn.Parameter], digits: Sequence
     data, loss = catalog.build("data", "digits"), Denoising(time="logit-normal")
     images, labels = data.images(), data.labels
     pool = torch.isin(labels, torch.tensor(digits)).nonzero()[:, 0]
-    chooser = torch.optim.AdamW(parameters, rate)
+    chooser = Adam(parameters, rate, decay=0.01)
     with torch.enable_grad():
         for step in range(steps):
-            chooser.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 20, 2 * (steps - step) / steps)
+            chooser.lr = rate * min(1.0, (step + 1) / 20, 2 * (steps - step) / steps)
             rows = pool[torch.randint(len(pool), (BATCH,), generator=source)]
             chooser.zero_grad()
             loss(denoiser, {"x0": images[rows], "cond": {"label": labels[rows]}}, source, step)["loss"].backward()
@@ -47,7 +49,7 @@ def fit(denoiser: Denoises, parameters: Iterable[nn.Parameter], digits: Sequence
 
 
 def network(width: int, source: torch.Generator) -> Denoiser:
-    net = catalog.build("backbones", SMALL.format(width=width))
+    net = seeded(lambda: catalog.build("backbones", SMALL.format(width=width)))
     init(net, source)
     return Denoiser(net, Flow())
 
@@ -115,10 +117,10 @@ def trained(whole: Mixture, one: Denoises, other: Denoises, seed: int, steps: in
     source, loss = torch.Generator().manual_seed(seed), Denoising(target="x0")
     gate, data = fresh(seed), whole.sample(4096, seed=seed + 100).float().view(-1, 1, 4, 4)
     both = guide(one, Ensemble((other,), gate=gate))
-    chooser = torch.optim.AdamW(gate.parameters(), 1e-2)
+    chooser = Adam(gate.parameters(), 1e-2, decay=0.01)
     with torch.enable_grad():
         for step in range(steps):
-            chooser.param_groups[0]["lr"] = 1e-2 * (1 - step / steps)
+            chooser.lr = 1e-2 * (1 - step / steps)
             chooser.zero_grad()
             rows = torch.randint(len(data), (128,), generator=source)
             loss(both, {"x0": data[rows], "cond": None}, source, step)["loss"].backward()

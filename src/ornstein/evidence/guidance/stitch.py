@@ -17,7 +17,7 @@ from ornstein.core.denoiser import Denoiser, Denoises, guide
 from ornstein.core.loop import sample
 from ornstein.evidence import Evidence, Row, verdict
 from ornstein.evidence._laws import energy
-from ornstein.evidence.backbones._ground import flops, train
+from ornstein.evidence.backbones._ground import flops, fresh, train
 from ornstein.guidance.stitch import Stitch
 from ornstein.metrics.accuracy import Accuracy
 from ornstein.model import load
@@ -78,7 +78,7 @@ def on_mixtures(steps: int, seeds: int, count: int = 800) -> list[Row]:
 @cache
 def small_digits() -> Denoiser:
     """A network of 51 k weights, trained for some seconds."""
-    net = catalog.build("backbones", SMALL)
+    net = fresh(lambda: catalog.build("backbones", SMALL))
     train(net, 300)
     return replace(load("digits").denoiser, backbone=net.eval().requires_grad_(False))
 

@@ -13,6 +13,7 @@ from ornstein.core.loop import sample
 from ornstein.core.prediction import Prediction
 from ornstein.data.digits import Digits
 from ornstein.evidence import Evidence, Row, verdict
+from ornstein.evidence._adam import Adam
 from ornstein.evidence._laws import energy
 from ornstein.evidence.losses.pretraining.denoising import Network
 from ornstein.losses.pretraining.denoising import Denoising
@@ -79,14 +80,13 @@ def _trained(D: float, seed: int, steps: int) -> nn.Module:
     torch.manual_seed(seed)
     network, generator, data = Network(), torch.Generator().manual_seed(seed), Digits("train").images()
     denoiser, loss = _denoiser(network, D), Denoising("x0", "edm", time="edm")
-    optimiser = torch.optim.Adam(network.parameters(), 2e-3)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(steps):
+    optimiser = Adam(network.parameters(), 2e-3)
+    for k in range(steps):
+        optimiser.lr = 1e-3 * (1 + math.cos(math.pi * k / steps))
         rows = torch.randint(len(data), (128,), generator=generator)
         optimiser.zero_grad()
         loss(denoiser, {"x0": data[rows]}, generator)["loss"].backward()
         optimiser.step()
-        falling.step()
     return network.requires_grad_(False)
 
 

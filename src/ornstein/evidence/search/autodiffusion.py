@@ -26,7 +26,7 @@ def search(where: str, seed: int, budget: int, chance: bool = False, joint: bool
 
 def run(quick: bool = True) -> Evidence:
     """Searches on the mixture with five seeds, on the digits with one; every figure is of starts not searched on."""
-    budget, few = (120, 40) if quick else (400, 200)
+    budget, few = (80, 40) if quick else (400, 200)
     base, cost = g.fixed(("dpmpp2m",)), "{} NFE, {} evaluations to search"
     mine, chance = ([g.mixture(search("mixture", seed, budget, c), held=True) for seed in range(5)] for c in (False, True))
     times, joint = (search("digits", 0, few, joint=j) for j in (False, True))

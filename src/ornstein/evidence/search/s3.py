@@ -34,7 +34,7 @@ def search(where: str, way: str, seed: int, budget: int) -> dict:
 
 def run(quick: bool = True) -> Evidence:
     """Searches on the mixture with five seeds, on the digits with one; every figure is of starts not searched on."""
-    budget, few = (120, 40) if quick else (400, 200)
+    budget, few = (80, 25) if quick else (400, 200)
     base, cost = g.fixed(), "{} NFE, {} evaluations to search"
     rows = [Row(f"{way}, mixture", KINDS[way], g.MIXTURE,
                 [g.mixture(search("mixture", way, seed, budget), held=True) for seed in range(5)], cost.format(g.STEPS, budget))

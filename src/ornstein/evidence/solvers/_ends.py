@@ -21,6 +21,7 @@ def ends(kind: str, solver: str, process: str, calls: int, stretch: float = 1.0,
     like = torch.empty(SEEDS * count, DIMS)
     start = mixture.process.prior(NoiseSource.of(0, range(len(like))).draw(-1, like)) * stretch
     steps, rule = (calls + per_step - 1) // per_step, GRIDS[process]
-    found = sample(mixture, start, catalog.build("solvers", solver), steps, rule=rule).double()
+    part, ids = catalog.build("solvers", solver), torch.arange(len(like)).chunk(SEEDS)
+    found = (sample(mixture, start[some], part, steps, rule=rule, ids=some.tolist()) for some in ids)
     name = f"{solver}, {process}" + (f", noise x {stretch}" if stretch != 1 else "")
-    return Row(name, kind, METRIC, [wasserstein(part) for part in found.chunk(SEEDS)], f"{calls} NFE")
+    return Row(name, kind, METRIC, [wasserstein(x.double()) for x in found], f"{calls} NFE")

@@ -31,12 +31,20 @@ def _walk(mixture: Mixture, start: Tensor, solver: Any, steps: int, rule: str) -
 
 @cache
 def steps_for(process: str, solver: str, nfe: int, rule: str) -> int:
-    """The most steps that make at most `nfe` calls, counted on one point."""
+    """The most steps that make at most `nfe` calls, counted on one point; tried from what the first two steps need."""
     if "nfe=" in solver:
         return catalog.build("solvers", solver).steps(catalog.build("processes", process))
     one = Mixture(torch.zeros(1, 1), torch.ones(1), catalog.build("processes", process))
-    start, steps = torch.zeros(1, 1, dtype=torch.float64), 1
-    while _walk(one, start, solver, steps + 1, rule)[1] <= nfe:
+    start = torch.zeros(1, 1, dtype=torch.float64)
+
+    @cache
+    def calls(steps: int) -> int:
+        return _walk(one, start, solver, steps, rule)[1]
+
+    steps = 1 + max(0, nfe - calls(1)) // max(1, calls(2) - calls(1))
+    while steps > 1 and calls(steps) > nfe:
+        steps -= 1
+    while calls(steps + 1) <= nfe:
         steps += 1
     return steps
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ornstein.core import catalog
 from ornstein.core.denoiser import Denoiser
 from ornstein.evidence import Evidence, Row, verdict
+from ornstein.evidence._adam import Adam
 from ornstein.losses.auxiliary.alignment import Alignment
 from ornstein.metrics.layers.digits import classifier
 
@@ -54,13 +55,13 @@ def _trained(features: Any, data: tuple[Tensor, Tensor], steps: int, seed: int) 
     denoiser = Denoiser(net, catalog.build("processes", "flow"), null=net.null_condition)
     aux = () if features is None else (Alignment(features, 48, 32, tap="blocks.0", hidden=64),)
     loss = catalog.build("losses", "denoising", auxiliaries=aux)
-    optimiser = torch.optim.AdamW([*net.parameters(), *(p for a in aux for p in a.parameters())], lr=3e-3, fused=True)
+    optimiser = Adam([*net.parameters(), *(p for a in aux for p in a.parameters())], 3e-3, decay=0.01)
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         pick = torch.randint(len(data[0]), (24,), generator=generator)
         loss(denoiser, {"x0": data[0][pick], "cond": {"label": data[1][pick]}}, generator, step)["loss"].backward()
         optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
     return denoiser
 
 

@@ -9,6 +9,7 @@ from ornstein.core.denoiser import Denoiser
 from ornstein.core.loop import sample
 from ornstein.data.digits import Digits
 from ornstein.evidence import Evidence, Row, verdict
+from ornstein.evidence._adam import Adam
 from ornstein.losses.pretraining.denoising import Denoising
 from ornstein.metrics.frechet import Frechet
 from ornstein.processes.vp import VP
@@ -67,18 +68,19 @@ def _trained(loss: Denoising, seed: int, steps: int) -> Denoiser:
     network, data = Network(), Digits("train").images()
     generator = torch.Generator().manual_seed(seed)
     denoiser = Denoiser(network, VP("cosine"), "x0")
-    optimiser = torch.optim.AdamW(network.parameters(), 2e-3, betas=(0.9, 0.99), fused=True)
-    average = [p.detach().clone() for p in network.parameters()]
+    optimiser = Adam(network.parameters(), 2e-3, (0.9, 0.99), decay=0.01)
+    weights = [p.detach() for p in network.parameters()]
+    average = [p.clone() for p in weights]
     for k in range(steps):
-        optimiser.param_groups[0]["lr"] = 2e-3 * min(1.0, (k + 1) / 30) * (1 - k / steps) ** 0.5
+        optimiser.lr = 2e-3 * min(1.0, (k + 1) / 30) * (1 - k / steps) ** 0.5
         u = (torch.randperm(64, generator=generator) + torch.rand(64, generator=generator)) / 64
         batch = {"x0": data[torch.randint(len(data), (64,), generator=generator)], "u": u}
         loss(denoiser, batch, generator, k)["loss"].backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        torch._foreach_lerp_(average, [p.detach() for p in network.parameters()], max(0.02, 9 / (10 + k)))
+        torch._foreach_lerp_(average, weights, max(0.02, 9 / (10 + k)))
     with torch.no_grad():
-        for p, mean in zip(network.parameters(), average):
+        for p, mean in zip(weights, average):
             p.copy_(mean)
     return denoiser

@@ -10,6 +10,7 @@ from ornstein.codecs.tokens import Tokens as Quantiser
 from ornstein.core.denoiser import Denoiser
 from ornstein.data.digits import Digits
 from ornstein.evidence import Evidence, Row, verdict
+from ornstein.evidence._adam import Adam
 from ornstein.evidence.solvers._tokens import bed
 from ornstein.losses.pretraining.masked import MaskedCrossEntropy
 from ornstein.processes.masked import Masked
@@ -72,9 +73,9 @@ def _trained(loss: MaskedCrossEntropy, seed: int, steps: int) -> float:
     network, generator, codec = Network(5), torch.Generator().manual_seed(seed), Quantiser(5)
     data, test = (codec.encode(Digits(s).images()) for s in ("train", "test"))
     denoiser = Denoiser(network, Masked(5), "logits")
-    optimiser = torch.optim.AdamW(network.parameters(), 2e-3, betas=(0.9, 0.99), fused=True)
+    optimiser = Adam(network.parameters(), 2e-3, (0.9, 0.99), decay=0.01)
     for k in range(steps):
-        optimiser.param_groups[0]["lr"] = 2e-3 * min(1.0, (k + 1) / 30) * (1 - k / steps) ** 0.5
+        optimiser.lr = 2e-3 * min(1.0, (k + 1) / 30) * (1 - k / steps) ** 0.5
         u = (torch.randperm(64, generator=generator) + torch.rand(64, generator=generator)) / 64
         batch = {"x0": data[torch.randint(len(data), (64,), generator=generator)], "u": u}
         loss(denoiser, batch, generator, k)["loss"].backward()
