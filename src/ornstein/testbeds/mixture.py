@@ -75,20 +75,20 @@ class Mixture:
 
     def __call__(self, x: Tensor, t: Tensor | float, cond: Any = None, clock: Clock | None = None) -> Prediction:
         L = self.process.at(t, x)
-        a, s = (v.expand_as(x).flatten(1) for v in (L.a, L.s))
+        a, s = _flat(L, x)
         x0, _ = self._answer(x.flatten(1), a, s, cond)
         return Prediction(x, L, "x0", x0.reshape(x.shape).to(x.dtype))
 
     def log_density(self, x: Tensor, t: Tensor | float = 0.0, cond: Any = None) -> Tensor:
         """log p_t(x | cond) in nats, [B]."""
         L = self.process.at(t, x)
-        logits, *_ = self._logits(x.flatten(1), *(v.expand_as(x).flatten(1) for v in (L.a, L.s)), cond)
+        logits, *_ = self._logits(x.flatten(1), *_flat(L, x), cond)
         return logits.logsumexp(1)
 
     def score(self, x: Tensor, t: Tensor | float = 0.0, cond: Any = None) -> Tensor:
         """The gradient of log p_t(x | cond), the shape of x; finite at t = 0 too."""
         L = self.process.at(t, x)
-        logits, gap, total = self._logits(x.flatten(1), *(v.expand_as(x).flatten(1) for v in (L.a, L.s)), cond)
+        logits, gap, total = self._logits(x.flatten(1), *_flat(L, x), cond)
         return -(logits.softmax(1)[..., None] * gap / total).sum(1).reshape(x.shape)
 
     def sample(self, n: int, seed: int = 0, cond: Any = None) -> Tensor:
@@ -152,3 +152,8 @@ class Mixture:
         share = logits.softmax(1)[..., None]
         x0 = (share * (self.means.to(x) + a[:, None] * self.stds.to(x) ** 2 * gap / total)).sum(1)
         return x0, s * (share * gap / total).sum(1)
+
+
+def _flat(levels: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """a and s as rows [B, D] beside x; one row [1, D] where all of x stands at one time."""
+    return tuple((v.expand(1, *x.shape[1:]) if v.ndim == 0 else v.expand_as(x)).flatten(1) for v in (levels.a, levels.s))
