@@ -27,6 +27,7 @@ from ornstein.core.errors import OrnsteinError
 __all__ = ["Method", "build", "main", "methods", "pages"]
 
 VERDICTS = ("holds", "partly", "fails")
+GUIDES, PARTS = ("quality", "guidance", "principles"), ("benchmarks", "models")  # pages of docs/, and its folders of pages
 MARK = ".ornstein-site"  # lies in a folder that this program built and may replace
 STEPS = 20  # of the full run that the costs of the accelerations are shares of
 WIDE = "---\nhide: [toc]\n---\n\n"  # no table of contents beside the page
@@ -333,7 +334,7 @@ def pages(docs: Path, repository: str = "") -> dict[str, str]:
     known = {m.entry.path: m for m in found}
     written = {"index.md": index_page(found, figures), "pareto.md": pareto_page(docs, known)}
     written |= {m.page: method_page(m, known, repository) for m in found}
-    for file in [docs / "principles.md", *sorted((docs / "benchmarks").glob("*.md")), *sorted((docs / "models").glob("*.md"))]:
+    for file in [*(docs / f"{name}.md" for name in GUIDES), *(f for part in PARTS for f in sorted((docs / part).glob("*.md")))]:
         if file.is_file():
             written[file.relative_to(docs).as_posix()] = file.read_text(encoding="utf-8")
     return written
@@ -344,8 +345,8 @@ def navigation(written: Mapping[str, str]) -> list[Any]:
     rooms = {r: [{p.rpartition("/")[2][:-3]: p} for p in written if p.startswith(f"methods/{r}/")] for r in catalog.ROOMS}
     nav: list[Any] = [{"Methods": [{"All": "index.md"}, *({r: found} for r, found in rooms.items() if found)]},
                       {"Pareto": "pareto.md"}]  # fmt: skip
-    nav += [{"Principles": "principles.md"}] if "principles.md" in written else []
-    for folder in ("benchmarks", "models"):
+    nav += [{name.capitalize(): f"{name}.md"} for name in GUIDES if f"{name}.md" in written]
+    for folder in PARTS:
         found = [{p.rpartition("/")[2][:-3]: p} for p in written if p.startswith(f"{folder}/")]
         nav += [{folder.capitalize(): found}] if found else []
     return nav
@@ -362,7 +363,7 @@ def build(out: Path, repository: str = "") -> int:
         for place, text in written.items():
             (folder / "docs" / place).parent.mkdir(parents=True, exist_ok=True)
             (folder / "docs" / place).write_text(text, encoding="utf-8")
-        for file in docs.rglob("*.png"):
+        for file in (*docs.rglob("*.png"), *(docs / "benchmarks").glob("*.json"), *(docs / "benchmarks").glob("*.csv")):
             (folder / "docs" / file.relative_to(docs)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, folder / "docs" / file.relative_to(docs))
         for piece in ("site.css", "methods.js"):

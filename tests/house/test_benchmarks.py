@@ -10,6 +10,8 @@ import pytest
 
 SMALL = {
     "cost_model.py": ["--models", "digits", "--batch", "2", "--repeats", "1"],
+    "peers_acceleration.py": ["--batch", "2", "--steps", "6", "--repeats", "1", "--layers", "3", "--width", "16"],
+    "precision_by_step.py": ["--width", "32", "--size", "8", "--batch", "2", "--steps", "2", "--repeats", "1"],
     "promise.py": ["--tunings", "1", "--budget", "2", "--fresh", "10"],
     "tuned.py": ["--bounds", "0.2", "--budget", "2", "--count", "8", "--repeats", "1"],
     "guided_solvers.py": ["--model", "digits", "--steps", "2", "--scales", "2", "--seeds", "1", "--reference", "4"],
