@@ -334,5 +334,6 @@ def test_the_clock_knows_the_grid():
             seen.append(clock)
             return prediction
 
-    sample(Mixture.random(catalog.build("processes", "flow"), dims=2), (2, 2), catalog.build("solvers", "ddim"), 3, controllers=[Sees()])
+    bed = Mixture.random(catalog.build("processes", "flow"), dims=2)
+    sample(bed, (2, 2), catalog.build("solvers", "ddim"), 3, controllers=[Sees()])
     assert [len(c.times) for c in seen] == [4, 4, 4] and [float(c.t) for c in seen] == seen[0].times[:3].tolist()

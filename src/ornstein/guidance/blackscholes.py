@@ -49,7 +49,8 @@ def price(spot: Tensor, strike: Tensor | float, rate: float, tau: float, vol: fl
 @dataclass(frozen=True, eq=False)
 class BlackScholes:
     """One condition for each call, chosen for each sample by itself: the run's own first, or one of the others. Without
-    others it does nothing. Outermost: guidance inside is then about the chosen condition."""
+    others it does nothing. Outermost: guidance inside is then about the chosen condition. 'alternate' and 'parts' ask on the
+    branches 'cond', 'concept1:cond', ...; where samples choose by themselves all is on one branch."""
 
     similarity: Callable[[Tensor, Any], Tensor] | None = None  # (x0 [B, ...], cond) -> [B] above 0, of at most 100
     others: Sequence[dict[str, Any]] = ()  # further conditions, of one row each, for all samples
@@ -78,10 +79,10 @@ class BlackScholes:
         if cond is None:
             raise OrnsteinError("there is no condition to blend with the others", "Give cond=...")
         count, which = 1 + len(self.others), torch.zeros(len(x), dtype=torch.long, device=x.device)
-        if self.policy == "alternate":
-            return denoiser(x, t, chosen(cond, self.others, which + clock.step % count), clock)
-        if self.policy == "parts":
-            return denoiser(x, t, chosen(cond, self.others, which + clock.step * count // clock.steps), clock)
+        if self.policy in POLICIES[2:]:  # all rows have the same: each condition is a branch, which caches keep apart
+            k = clock.step % count if self.policy == "alternate" else clock.step * count // clock.steps
+            there = clock.at(f"concept{k}:{clock.branch}") if k else clock
+            return denoiser(x, t, chosen(cond, self.others, which + k), there)
         run = seam.current()
         memory = run.memory(self, clock) if run is not None and clock.ids else self.start()
         if memory["next"] is not None:

@@ -28,6 +28,7 @@ from ornstein.core.errors import OrnsteinError
 from ornstein.core.prediction import Prediction
 from ornstein.core.process import Levels
 
+from .layers.contrast import own
 from .layers.groups import losses, split
 
 __all__ = ["Invariant", "Shift", "fit"]
@@ -76,7 +77,7 @@ class Invariant:
     def predict(self, denoiser: Denoises, x: Tensor, t: Any, cond: Any, clock: Clock) -> Prediction:
         """x: [B, ...]; t: [] or [B]; cond: dict with 'label' [B] where it was trained with labels."""
         said = denoiser(x, t, cond, clock)
-        if self.net is None or self.weight == 0 or clock.branch != "cond":
+        if self.net is None or self.weight == 0 or not own(clock):
             return said
         self.found.check(denoiser)
         if x[0].numel() != self.found.settings["features"]:

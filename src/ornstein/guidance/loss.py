@@ -88,6 +88,8 @@ class Recurrence(Controller):
 
     def after(self, before: State, now: State) -> State:
         """Back to the step's start with fresh noise, or on."""
+        if now.step <= before.step:  # another controller went back
+            return now
         done = now.facts.get(FACT, 0) + 1
         top, low = (now.process.at(now.times[k], now.x) for k in (before.step, now.step))
         inside = self.interval[0] < float(top.flow_time) <= self.interval[1]

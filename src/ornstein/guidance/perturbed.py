@@ -29,7 +29,7 @@ from ornstein.core.errors import OrnsteinError
 from ornstein.core.prediction import Prediction
 from ornstein.core.seam import Run, attach, current, running
 
-from .layers.contrast import ALWAYS, branch, check_interval, contrast
+from .layers.contrast import ALWAYS, branch, check_interval, contrast, own
 from .layers.perturb import Asking, Perturb
 
 __all__ = ["Perturbed"]
@@ -61,7 +61,7 @@ class Perturbed:
     def predict(self, denoiser: Denoises, x: Tensor, t: Any, cond: Any, clock: Clock) -> Prediction:
         """x: [B, ...]; t: [], [B] or leading axes; cond: dict of tensors [B, ...] or None."""
         said = denoiser(x, t, cond, clock)
-        if self.strength == 0 or clock.branch != "cond":
+        if self.strength == 0 or not own(clock):
             return said
         return contrast(said, self._worse(denoiser), 1 + self.strength, self.interval, t, cond, clock)
 

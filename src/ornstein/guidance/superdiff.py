@@ -121,6 +121,9 @@ class SuperDiff:
             raise OrnsteinError("SuperDiff was asked twice within a step",
                                 "Take a solver of one call per step with the full ancestral noise: ddim:eta=1.")  # fmt: skip
         memory = run.memory(self, clock)
+        if memory["log"] is None and clock.step and (self.mode == "and" or self.temperature):
+            raise OrnsteinError(f"SuperDiff was asked first at step {clock.step}, and does not know the densities there",
+                                "Begin at the prior, and list no controller that skips steps or goes back.")  # fmt: skip
         if memory["log"] is not None and len(memory["log"]) == len(x):
             log = memory["log"].T
             before, was = memory["x"], memory["x0"].transpose(0, 1)

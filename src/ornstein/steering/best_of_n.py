@@ -49,4 +49,4 @@ class BestOfN(Controller):
         rewards = scores(self.reward, state.x, state.cond).reshape(-1, self.budget)
         chosen = rewards.argmax(1)
         won = settle(state, chosen, self.budget, state.facts[FACT]["before"])
-        return replace(won, facts=state.facts | {FACT: {"rewards": rewards, "chosen": chosen}})
+        return replace(won, facts=won.facts | {FACT: {"rewards": rewards, "chosen": chosen}})

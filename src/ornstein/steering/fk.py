@@ -73,8 +73,8 @@ class FK(Controller):
 
     def after(self, before: State, now: State) -> State:
         """Weigh, and resample where a sample's weights have grown uneven."""
-        if self.budget == 1 or now.step not in self.points(now.steps):
-            return now
+        if self.budget == 1 or now.step <= before.step or now.step not in self.points(now.steps):
+            return now  # not yet, or another controller went back
         path = now.facts[FACT]
         found = values(self.reward, now, self.looks)
         gain, seen = self._potential(found, path["seen"])
@@ -109,4 +109,4 @@ class FK(Controller):
         won = settle(state, chosen, n, path["before"])
         fact = {"weights": weights, "rewards": rewards, "ess": path["ess"][::n], "resampled": path["resampled"][::n],
                 "chosen": chosen, "calls": n * (path["ess"].shape[1] + 1)}  # fmt: skip
-        return replace(won, facts=state.facts | {FACT: fact})
+        return replace(won, facts=won.facts | {FACT: fact})

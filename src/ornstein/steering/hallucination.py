@@ -48,7 +48,7 @@ class Hallucination(Controller):
     def after(self, before: State, now: State) -> State:
         """Welford's sums over the window."""
         sums = now.facts[FACT]
-        if now.said is None or not self._inside(now):
+        if now.said is None or now.step <= before.step or not self._inside(now):
             return now
         x0, n = now.said.x0, sums["n"] + 1
         mean = sums["mean"] + (x0 - sums["mean"]) / n

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ornstein.core import seam
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.loop import Controller, State
 from ornstein.core.process import Process, grid
@@ -45,7 +46,8 @@ def converted(process: Process, other: Process, steps: int, rule: str = "uniform
 class RBF(Controller):
     """State.facts['rbf']: 'used' int [B, steps] network calls of each sample, at most quota * steps in all, which is also how
     often the reward was asked; 'rewards' [B, steps] of the candidates taken. Without a reward, or at quota 1, the plain
-    sampler. Samples that draw again go through the step by themselves, while the others wait."""
+    sampler. Samples that draw again go through the step by themselves, while the others wait; what caches and guidance remember
+    is dropped at every step."""
 
     reward: Callable[[Tensor, Any], Tensor] | None = None  # (x0 [M, ...], cond) -> [M], higher is better, row by row
     quota: int = 1  # network calls per step and sample, on average
@@ -69,7 +71,7 @@ class RBF(Controller):
 
     def after(self, before: State, now: State) -> State:
         """Judge what the step began from: go on from it, or go back and begin from another."""
-        if self.quota == 1 or self.reward is None:
+        if self.quota == 1 or self.reward is None or now.step <= before.step:  # or another controller went back
             return now
         path = now.facts[FACT]
         found = values(self.reward, now, self.looks)
@@ -81,6 +83,8 @@ class RBF(Controller):
         used = used.index_add(0, rows, torch.ones_like(rows))
         again = (~self._done(path, before.step, now.steps, used, here))[rows].nonzero()[:, 0]
         if not len(again):
+            if (run := seam.current()) is not None:  # as where rows went back, so that no sample's cache hangs on its neighbours
+                run.clear()
             saved = path["saved"] + self.quota - used if self.rollover else path["saved"]
             path = {"used": torch.cat([path["used"], used[:, None]], 1), "saved": saved, "try": None,
                     "rewards": torch.cat([path["rewards"], here[:, None]], 1)}  # fmt: skip

@@ -59,8 +59,8 @@ class SVDD(Controller):
     def after(self, before: State, now: State) -> State:
         """Draw the winner among what the step began from; the next candidates are all its own."""
         inside = self.window[0] * now.steps < now.step <= self.window[1] * now.steps
-        if self.budget == 1 or now.step == now.steps or not inside:
-            return now
+        if self.budget == 1 or now.step <= before.step or now.step == now.steps or not inside:
+            return now  # or another controller went back
         path, n = now.facts[FACT], self.budget
         found = values(self.reward, now, self.looks).reshape(-1, n)
         won, size = self._winner(found, now)
@@ -86,4 +86,4 @@ class SVDD(Controller):
         won = settle(state, chosen, n, path["before"])
         fact = {"rewards": rewards, "values": path["values"][::n], "ess": path["ess"][::n], "chosen": chosen,
                 "calls": n * (path["ess"].shape[1] + 1)}  # fmt: skip
-        return replace(won, facts=state.facts | {FACT: fact})
+        return replace(won, facts=won.facts | {FACT: fact})

@@ -62,7 +62,9 @@ class W2SD(Controller):
             return now
         known = before.facts.get(FACT, {"step": -1, "reflected": 0})
         t, s = (now.times[k] for k in (before.step, before.step + 1))
-        if known["step"] == before.step or not self._wanted(before.step, t, s, now.process):
+        if known["step"] == before.step:  # the second time; a third begins anew, after another controller went back
+            return replace(now, facts=now.facts | {FACT: known | {"step": -1}})
+        if not self._wanted(before.step, t, s, now.process):
             return now
         if now.ids != before.ids:
             raise OrnsteinError("another controller chose rows of a step that W2SD takes back", "List W2SD before it.")

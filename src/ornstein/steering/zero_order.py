@@ -54,8 +54,6 @@ class ZeroOrder(Controller):
         """[B, ...] -> [B * budget, ...]: the plain start and neighbours of it."""
         if self.budget == 1:
             return state
-        if state.step:
-            raise OrnsteinError(f"the run begins at step {state.step}, not at the prior", "Search before teleporting.")
         begun = expand(state, self.budget)
         pivot = state.x.repeat_interleave(self.budget, 0)
         first = (torch.arange(len(pivot)) % self.budget == 0).to(pivot.device).reshape(-1, *[1] * (pivot.ndim - 1))
@@ -98,4 +96,4 @@ class ZeroOrder(Controller):
         chosen = seen["rewards"].argmax(1)
         won = settle(state, torch.zeros_like(chosen), self.budget, seen["before"])
         fact = {"rewards": seen["rewards"], "chosen": chosen, "start": seen["start"]}
-        return replace(won, x=seen["x"], facts=state.facts | {FACT: fact})
+        return replace(won, x=seen["x"], facts=won.facts | {FACT: fact})

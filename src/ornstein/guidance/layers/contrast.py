@@ -14,7 +14,7 @@ from ornstein.core.errors import OrnsteinError
 from ornstein.core.prediction import Prediction
 from ornstein.core.seam import gather
 
-__all__ = ["ALWAYS", "branch", "check_interval", "contrast"]
+__all__ = ["ALWAYS", "branch", "check_interval", "contrast", "own"]
 
 ALWAYS = (0.0, 1.0)
 
@@ -24,6 +24,12 @@ Ask = Callable[[Tensor, Any, Any, Clock], Prediction]
 def branch(clock: Clock, name: str) -> Clock:
     """The clock on a branch; a rule inside another rule's branch gets a name of its own: 'uncond/bad'."""
     return clock.at(name if clock.branch == "cond" else f"{clock.branch}/{name}")
+
+
+def own(clock: Clock) -> bool:
+    """Whether the call is the run's own, of whichever network of a pipeline ('transformer_2:cond') and of whichever
+    prompt takes turns ('concept1:cond'), not a further one of other guidance."""
+    return clock.branch.rpartition(":")[2] == "cond"
 
 
 def check_interval(interval: tuple[float, float]) -> None:

@@ -23,7 +23,13 @@ def check_budget(budget: Any) -> None:
 
 def expand(state: State, n: int) -> State:
     """[B, ...] -> [B * n, ...], the particles of a sample side by side. The first of each is the plain sample, so that the
-    best of n is never worse than the best of fewer; the others start from noise of their own."""
+    best of n is never worse than the best of fewer; the others start from noise of their own. OrnsteinError where the samples
+    have particles already, or do not stand at the prior."""
+    if any(isinstance(i, tuple) for i in state.ids):
+        raise OrnsteinError("two searches in one run: each would choose among the other's trajectories",
+                            "Steer by one of them, with a larger budget.")  # fmt: skip
+    if state.step:
+        raise OrnsteinError(f"the run begins at step {state.step}, not at the prior", "Search before teleporting.")
     batch = len(state.ids)
     index = torch.arange(batch).repeat_interleave(n)
     first = torch.arange(batch * n) % n == 0
