@@ -8,6 +8,7 @@ measured is kept after each round, so that an interrupted benchmark goes on.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -103,7 +104,7 @@ class Bench:
 
     def front(self, metric: str) -> list[Line]:
         """The plans to which none is both faster and better, fastest first."""
-        able = [x for x in self.lines if not x.refused and metric in x.losses]
+        able = [x for x in self.lines if not x.refused and math.isfinite(x.losses.get(metric, (math.nan,))[0])]
         return sorted((x for x in able if not any(
             y.second <= x.second and y.losses[metric][0] <= x.losses[metric][0] and
             (y.second, y.losses[metric][0]) != (x.second, x.losses[metric][0]) for y in able)), key=lambda x: x.second)  # fmt: skip
@@ -155,6 +156,8 @@ def baselines(model: Model, reference: Plan) -> dict[str, Plan]:
     found = {"reference": reference, "as shipped": own}
     for share in FEWER:
         found[f"{max(1, round(own.steps * share))} steps"] = model.plan(steps=max(1, round(own.steps * share)))
+    if getattr(model.denoiser.process, "discrete", False):
+        return found
     return found | {f"ddim, {own.steps} steps": replace(own, solver="ddim", grid="uniform")}
 
 
@@ -168,26 +171,32 @@ def bench(model: Model, plans: dict[str, Plan], settings: Settings | None = None
     and what bench.json holds of the same benchmark is not measured again. progress(done, total, what)."""
     settings = settings or Settings()
     trial = Trial(model, prompts, reference, settings.batch)
+    for metric in settings.metrics:
+        trial.check(metric, settings.count)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
     subjects = baselines(model, trial.reference)
+    usual = len(subjects)
     for name, plan in plans.items():
         subjects[name if name not in subjects else f"{name} (2)"] = plan
     told = asdict(settings) | {"metrics": list(settings.metrics), "prompts": [str(p) for p in trial.prompts]}
-    lines = [Line(n, _json(p), n not in plans) for n, p in subjects.items()]
+    lines = [Line(n, _json(p), i < usual) for i, (n, p) in enumerate(subjects.items())]
     made = _resume(out, Bench(model.name, fingerprint(model.backbone), told, lines))
-    drawn: dict[str, Tensor] = {}
+    drawn: dict[str, Tensor | None] = {}
     first, total = made.done, (settings.rounds - made.done) * len(lines)
     for k in range(first, settings.rounds):
         for i, (line, plan) in enumerate(zip(made.lines, subjects.values())):
             if progress is not None:
                 progress((k - first) * len(lines) + i, total, line.name)
             if not line.refused:
-                drawn[line.name] = _once(trial, line, plan, settings)
-        made.done = k + 1
-        for line in made.lines if not k or not made.floor else ():
-            line.losses = {} if line.refused else _losses(trial, drawn[line.name], settings)
-        made.floor = made.floor or {m: _told(trial.floor(m, settings.count, settings.seed)) for m in settings.metrics}
+                drawn[line.name] = _once(trial, line, plan, settings, line.name not in drawn)
+        made.done = made.settings["rounds"] = k + 1
+        if not made.floor:
+            for line in made.lines:
+                _lose(trial, line, drawn.get(line.name), settings)
+            made.floor = {m: _told(trial.floor(m, settings.count, settings.seed)) for m in settings.metrics}
         if out:
-            made.save(_folder(out) / "bench.json")
+            made.save(out / "bench.json")
     if out:
         from ornstein.report import page, pictures
 
@@ -198,11 +207,6 @@ def bench(model: Model, plans: dict[str, Plan], settings: Settings | None = None
 
 def _json(plan: Plan) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(plan)))
-
-
-def _folder(out: Path) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
-    return out
 
 
 def _resume(out: Path | None, fresh: Bench) -> Bench:
@@ -218,25 +222,33 @@ def _resume(out: Path | None, fresh: Bench) -> Bench:
     return found if what(found) == what(fresh) else fresh
 
 
-def _once(trial: Trial, line: Line, plan: Plan, settings: Settings) -> Tensor | None:
+def _once(trial: Trial, line: Line, plan: Plan, settings: Settings, cold: bool) -> Tensor | None:
+    """One timed drawing. cold: it is this process's first of the plan. A copy of the network that the plan needs, compressed or
+    compiled, may have made room for another plan's meanwhile: it is made again before the clock runs."""
     device = next(trial.model.backbone.parameters()).device
     try:
-        if not line.seconds:  # to warm up, and to see whether it runs
-            trial.draw(plan, settings.seed, min(2, settings.count))
+        if cold or plan.compress or plan.compile:  # to warm up, and to see whether it runs; compiled at each size of a batch
+            trial.draw(plan, settings.seed, settings.count if plan.compile else min(2, settings.count))
         began = now(device)
         x, record = trial.draw(plan, settings.seed, settings.count)
         line.seconds.append((now(device) - began) / settings.count)
     except OrnsteinError as error:
         line.refused = str(error)
         return None
-    line.calls = record.calls["evaluations"] * settings.batch // settings.count if settings.count > settings.batch \
-        else record.calls["evaluations"]  # fmt: skip
+    calls = sum(n for branch, n in record.calls.items() if branch != "evaluations")
+    line.calls = round(calls / -(-settings.count // settings.batch))
     line.skipped, line.parts = record.skipped(), record.as_dict()["parts"]
     return x
 
 
-def _losses(trial: Trial, x: Tensor, settings: Settings) -> dict[str, tuple[float, float, float, int]]:
-    return {m: _told(trial.loss(m, x, settings.seed)) for m in settings.metrics}
+def _lose(trial: Trial, line: Line, x: Tensor | None, settings: Settings) -> None:
+    """What the plan loses, or that its samples cannot be measured."""
+    if line.refused or x is None:
+        return
+    if not x.isfinite().all():
+        line.refused = "the samples are not finite"
+        return
+    line.losses = {m: _told(trial.loss(m, x, settings.seed)) for m in settings.metrics}
 
 
 def _told(loss: Loss) -> tuple[float, float, float, int]:
@@ -245,9 +257,14 @@ def _told(loss: Loss) -> tuple[float, float, float, int]:
 
 def against(now_: Bench, before: Bench) -> list[str]:
     """What got worse beyond the intervals: quality, or seconds relative to the reference (by more than the rounds vary and
-    a tenth). Plans are matched by name; one that is gone or refused now counts. Another model: OrnsteinError."""
+    a tenth). Plans are matched by name; one that is gone or refused now counts. Another model, other prompts, or a metric that
+    was not measured this time: OrnsteinError."""
     if now_.model != before.model:
         raise OrnsteinError(f"a benchmark of '{before.model}' is not one of '{now_.model}'", "Compare benchmarks of one model.")
+    if now_.settings.get("prompts") != before.settings.get("prompts"):
+        raise OrnsteinError("the earlier benchmark asked for other prompts", "Give the same --prompts-file as then.")
+    if gone := [m for m in before.settings.get("metrics", ()) if m not in now_.settings["metrics"]]:
+        raise OrnsteinError(f"the earlier benchmark measured {', '.join(gone)} too", "Add it as --metric.")
     mine, worse = {x.name: x for x in now_.lines}, []
     for old in (x for x in before.lines if not x.refused):
         new = mine.get(old.name)
@@ -255,7 +272,7 @@ def against(now_: Bench, before: Bench) -> list[str]:
             worse.append(f"{old.name}: {'is gone' if new is None else new.refused}")
             continue
         for metric, (mean, _, high, _) in old.losses.items():
-            if metric in new.losses and new.losses[metric][1] > high:
+            if not new.losses[metric][1] <= high:
                 worse.append(f"{old.name}: {metric} {new.losses[metric][0]:.4g}, was {mean:.4g}")
         one, other = _shares(new, now_.lines[0]), _shares(old, before.lines[0])
         if min(one) > 1.1 * max(other):

@@ -53,7 +53,7 @@ def bench(what: Subject, plans: Plans = None, metric: Metrics = None, count: Cou
 
     ornstein bench digits "steps=12 solver=dpmpp2m" "steps=20 accelerate=taylorseer:interval=3" --metric latent --metric accuracy
 
-    ornstein bench digits plan.json --against out/bench-digits/bench.json
+    ornstein bench digits plan.json --out out/today --against out/bench-digits/bench.json
 
     ornstein bench solvers --quick
 
@@ -80,6 +80,8 @@ def _bench_plans(model: str, texts: list[str], metrics: tuple[str, ...], numbers
         raise unknown("model or benchmark", model, [*_known(), "solvers", "acceleration"])
     settings = benchmark.Settings(metrics, *numbers)
     before = benchmark.Bench.load(against) if against else None
+    if against and against.resolve() == (out / "bench.json").resolve():
+        raise OrnsteinError(f"{against} would be held against itself", "Write this benchmark elsewhere: give another --out.")
     loaded = ornstein.load(model)
     subjects = {text: benchmark.read_plan(loaded, text) for text in texts}
     with _bar("{task.description}") as bar:
@@ -92,7 +94,7 @@ def _bench_plans(model: str, texts: list[str], metrics: tuple[str, ...], numbers
     _plans_table(found)
     typer.echo(f"table and pictures  {out / 'bench.html'}\nfigures             {out / 'bench.json'}")
     if before and (worse := benchmark.against(found, before)):
-        _console().print("\n".join(f"[red]{line}[/]" for line in worse))
+        _console().print("\n".join(worse), style="red", markup=False)
         raise typer.Exit(1)
 
 
@@ -103,13 +105,16 @@ def _known() -> list[str]:
 
 
 def _plans_table(found: Any) -> None:
+    from rich.markup import escape
+
     metrics = found.settings["metrics"]
     table = _table("plan", "ms a picture", "times faster", "calls", "skipped", *metrics)
     fronts = {x.name for m in metrics for x in found.front(m)}
     for line in found.lines:
-        name = f"[bold green]{line.name}[/]" if line.name in fronts else f"[dim]{line.name}[/]" if line.baseline else line.name
+        style = "bold green" if line.name in fronts else "dim" if line.baseline else "none"
+        name = f"[{style}]{escape(line.name)}[/]"
         if line.refused:
-            table.add_row(name, f"[red]{line.refused}[/]")
+            table.add_row(name, f"[red]{escape(line.refused)}[/]")
             continue
         told = (f"{v[0]:.4g} [dim]{v[1]:.3g} to {v[2]:.3g}[/]" for v in (line.losses[m] for m in metrics))
         faster = found.lines[0].second / line.second
@@ -235,10 +240,13 @@ def tune(model: ModelArgument, max_loss: MaxLoss, metric: Metric = "latent", bud
                             progress=progress)  # fmt: skip
     typer.echo(f"{len(found.points)} plans tried in {found.seconds:.0f} s; report  {out / 'report.html'}")
     if found.plan is None:
-        raise found.refuse()
+        _console(stderr=True).print(str(found.refuse()), style="red", markup=False)
+        raise typer.Exit(1)
     f = found.plan.figures
-    _console().print(f"[bold green]{tuning.label(found.plan)}[/]\n{metric} {f['loss']:.4g} [{f['low']:.4g}, {f['high']:.4g}] on "
-                     f"{f['n']} fresh samples, {f['times_faster']:.2f} times faster than {f['reference']}")  # fmt: skip
+    _console().print(tuning.label(found.plan), style="bold green", markup=False)
+    _console().print(f"{metric} {f['loss']:.4g} [{f['low']:.4g}, {f['high']:.4g}] on "
+                     f"{f['n']} fresh samples, {f['times_faster']:.2f} times faster than {f['reference']}",
+                     markup=False)  # fmt: skip
     typer.echo(f"plan  {out / 'plan.json'}")
 
 

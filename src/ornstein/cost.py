@@ -19,7 +19,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from ornstein.core.plan import Plan, fingerprint
 from ornstein.core.record import Record, write_atomic
 from ornstein.core.seam import Run, attach, running
 from ornstein.core.sites import Site
-from ornstein.model import Model
+from ornstein.model import Model, _autocast
 
 __all__ = ["Cost", "Profile", "flops", "now", "peak_bytes", "predict", "profile"]
 
@@ -166,7 +166,7 @@ def _meters(device: torch.device) -> list[tuple[_Meter, Any, int]]:
 
 
 @torch.no_grad()
-def _measure(model: Model, batch: int, prompts: Sequence[Any]) -> dict[str, tuple[float, float, int]]:
+def _measure(model: Model, batch: int, prompts: Sequence[Any], dtype: str) -> dict[str, tuple[float, float, int]]:
     denoiser, device = model.denoiser, next(model.backbone.parameters()).device
     x = torch.randn(batch, *model.shape, generator=torch.Generator().manual_seed(0)).to(device)
     cond = model.encode([prompts[i % len(prompts)] for i in range(batch)])
@@ -178,6 +178,7 @@ def _measure(model: Model, batch: int, prompts: Sequence[Any]) -> dict[str, tupl
                 stack.callback(attach(model.backbone, meter))
                 stack.enter_context(running(Run()))
                 stack.enter_context(unfused)
+                stack.enter_context(_autocast(device, dtype))
                 for k in range(calls + 2 if calls > 1 else 1):
                     with context or nullcontext():
                         denoiser(x, 0.5, cond, Clock(t=0.5, ids=tuple(range(batch))))
@@ -190,23 +191,24 @@ def _measure(model: Model, batch: int, prompts: Sequence[Any]) -> dict[str, tupl
     return {k: (v[0], v[1] if len(v) > 1 else 0.0, int(v[2]) if len(v) > 2 else 0) for k, v in found.items()}
 
 
-def _mark(model: Model, batch: int) -> str:
+def _mark(model: Model, batch: int, dtype: str) -> str:
     device = next(model.backbone.parameters()).device
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() + platform.machine()
-    told = (FORMAT, fingerprint(model.backbone), model.shape, batch, str(device), chip, platform.node(),
+    told = (FORMAT, fingerprint(model.backbone), model.shape, batch, dtype, str(device), chip, platform.node(),
             torch.get_num_threads(), torch.__version__)  # fmt: skip
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def profile(model: Model, batch: int = 16, prompts: Sequence[Any] = ("",), *, cache: Path | None = CACHE,
-            anew: bool = False) -> Profile:  # fmt: skip
+            anew: bool = False, dtype: str = "float32") -> Profile:  # fmt: skip
     """The sites of a model's network at this batch size, measured or as they were measured here before.
 
-    prompts: to ask with, in turn. cache: the folder of what was measured (None: nothing is kept); anew: measure again.
+    prompts: to ask with, in turn. cache: the folder of what was measured (None: nothing is kept); anew: measure again;
+    dtype: as in a plan.
     """
     if batch < 1:
         raise OrnsteinError(f"batch={batch} is not a positive whole number", "Give at least 1.")
-    mark = _mark(model, batch)
+    mark = _mark(model, batch, dtype)
     file = cache and cache / f"{mark}.json"
     if file and file.is_file() and not anew:
         try:
@@ -215,17 +217,20 @@ def profile(model: Model, batch: int = 16, prompts: Sequence[Any] = ("",), *, ca
                                      "parts": {k: tuple(v) for k, v in told["parts"].items()}})  # fmt: skip
         except (ValueError, TypeError, KeyError):
             pass  # a torn or older file: measured again
-    made = Profile(mark, batch, _measure(model, batch, prompts), 0.0)
-    seconds, record = _run(model, Plan(solver="ddim", steps=SHORT), batch, prompts)
+    made = Profile(mark, batch, _measure(model, batch, prompts, dtype), 0.0)
+    seconds, record = _run(model, Plan(solver="ddim", steps=SHORT, dtype=dtype), batch, prompts)
+    if (share := seconds / (_calls(record) * made.network[0])) < 1:  # the machine was busier while the sites were measured
+        made.sites = {k: (share * v[0], *v[1:]) for k, v in made.sites.items()}
     made.step = max(0.0, (seconds - _calls(record) * made.network[0]) / SHORT)
     _keep(made, cache)
     return made
 
 
 def _keep(made: Profile, cache: Path | None) -> None:
-    if cache:
-        cache.mkdir(parents=True, exist_ok=True)
-        write_atomic(cache / f"{made.mark}.json", (json.dumps(asdict(made)) + "\n").encode())
+    with suppress(OSError):  # a home that cannot be written: measured each time
+        if cache:
+            cache.mkdir(parents=True, exist_ok=True)
+            write_atomic(cache / f"{made.mark}.json", (json.dumps(asdict(made)) + "\n").encode())
 
 
 def _calls(record: Record) -> int:
@@ -283,12 +288,13 @@ def _part(made: Profile, model: Model, plan: Plan, prompts: Sequence[Any], cache
 
 def predict(model: Model, plan: Plan, batch: int = 16, prompts: Sequence[Any] = ("",), *, record: Record | None = None,
             cache: Path | None = CACHE) -> Cost:  # fmt: skip
-    """What one batch of this plan costs here, from the profile and a rehearsal with one sample, or the record of a run of
-    at most one batch. bytes has the weights in it."""
+    """What one batch of this plan costs here, from the profile and a rehearsal with one sample, or the record of a run
+    (used where it was one batch). bytes has the weights in it."""
     subject = replace(model, denoiser=model._compressed(replace(plan, compile=False))) if plan.compress else model
     bare = replace(plan, compress=(), compile=False, fingerprint="")  # compiled code is judged by measuring it
-    made = profile(subject, batch, prompts, cache=cache)
-    record = record or _run(subject, bare, 1, prompts, 1)[1]
+    made = profile(subject, batch, prompts, cache=cache, dtype=plan.dtype)
+    if record is None or record.facts.get("samples", 1) > batch:
+        record = _run(subject, bare, 1, prompts, 1)[1]
     seconds, count, sites = _without_parts(made, record, plan.steps)
     if plan.accelerate:
         took, more = _part(made, subject, bare, prompts, cache)

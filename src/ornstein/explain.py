@@ -38,12 +38,12 @@ def explain_run(told: Mapping[str, Any], cost: Any = None) -> list[str]:
     """Lines about a record. cost: a profile of the network (ornstein.cost.Profile), for what was saved."""
     plan, facts = told.get("plan", {}), told.get("facts", {})
     calls = {k: v for k, v in told["calls"].items() if k != "evaluations"}
-    evaluations, batches = told["calls"].get("evaluations", 0), max(1, len(told.get("prompts", ())) and 1)
+    evaluations = told["calls"].get("evaluations", 0)
     lines = [f"{told['steps']} steps of {plan.get('solver', facts.get('solver', 'a solver'))} on the grid "
              f"{plan.get('grid', facts.get('grid', '?'))}: {evaluations} evaluations in {told['seconds']:.2f} s",
              "network calls by branch: " + (", ".join(f"{k} {v}" for k, v in calls.items()) or "none")]  # fmt: skip
     short = {k: evaluations - v for k, v in calls.items() if v < evaluations}
-    lines += [f"branch '{k}' was left out in {n} of {evaluations} evaluations" for k, n in short.items() if batches]
+    lines += [f"branch '{k}' was left out in {n} of {evaluations} evaluations" for k, n in short.items()]
     if facts.get("forced"):
         lines.append(f"the plan was forced: {'; '.join(facts['forced'])}")
     lines += _parts(told, plan) + _trace(told) + _saved(told, cost) + _errors(facts)
@@ -54,7 +54,11 @@ def _parts(told: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
     """What each part did, or that and why it did nothing."""
     by_class, lines = {}, []
     for text in plan.get("accelerate", ()):
-        part = catalog.build("acceleration", text)
+        try:
+            part = catalog.build("acceleration", text)
+        except (OrnsteinError, OSError) as error:  # such as a calibration that has gone
+            lines.append(f"{text}: cannot be built any more: {error}")
+            continue
         by_class[type(part).__name__] = (text, part)
     for name, counts in told.get("parts", {}).items():
         text, part = by_class.pop(name, (name, None))
@@ -94,12 +98,14 @@ def _trace(told: Mapping[str, Any]) -> list[str]:
 
 
 def _saved(told: Mapping[str, Any], cost: Any) -> list[str]:
-    if cost is None or not told.get("asked"):
+    if not told.get("asked"):
         return []
+    if cost is None:
+        return ["saved: not known, since the model is not one that can be loaded by its name"]
     seconds = count = 0.0
     for site, asked in told["asked"].items():
         left = asked - told["computed"].get(site, 0.0)
-        one = cost.sites.get(site, (0.0, 0.0, 0))
+        one = cost.sites.get(site.partition("#")[0] + ("/attention" if "#" in site else ""), (0.0, 0.0, 0))
         seconds, count = seconds + left * one[0], count + left * one[1]
     calls = sum(v for k, v in told["calls"].items() if k != "evaluations")
     whole = calls * cost.network[1]
@@ -127,7 +133,7 @@ def explain_plan(plan: Plan) -> list[str]:
     for room, parts in rooms:
         lines += [f"{room}: {text}: {catalog.find(catalog.parse(text)[0], room).summary}" for text in parts]
     f = plan.figures
-    if "loss" in f:
+    if {"loss", "low", "high", "n", "confidence", "metric", "max_loss", "seconds", "batch", "times_faster", "reference"} <= set(f):
         lines += [f"promised with {f['confidence']:.0%}: {f['metric']} at most {f['max_loss']:g}; on {f['n']} fresh samples it was "
                   f"{f['loss']:.4g} [{f['low']:.4g}, {f['high']:.4g}]",
                   f"{f['seconds'] * 1e3:.3g} ms a picture in batches of {f['batch']}: {f['times_faster']:.2f} times faster than "

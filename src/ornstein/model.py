@@ -148,7 +148,8 @@ class Model:
         shape = "x".join(map(str, (self.shape[0], *(size or self.shape[1:]))))
         libraries = f"ornstein {__version__}, torch {'.'.join(torch.__version__.split('.')[:2])}"
         return {"process": repr(self.denoiser.process), "shape": shape, "guidance": ", ".join(plan.guidance),
-                "steps": str(plan.steps), "libraries": libraries}  # fmt: skip
+                "parts": ", ".join((plan.solver, plan.grid, *plan.accelerate, *plan.compress)), "steps": str(plan.steps),
+                "libraries": libraries}  # fmt: skip
 
     def _fits(self, plan: Plan, changes: dict[str, Any], size: tuple[int, int] | None, force: bool) -> list[str]:
         """Raises where the plan was made for something else; forced, it hands the reasons back."""

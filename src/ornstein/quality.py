@@ -2,7 +2,7 @@
 
 A loss is 0 for the reference itself and grows as pictures get worse. *Paired* losses compare picture with picture of the
 same seed; *conditional* ones ask how much more often the answer is wrong; *distributional* ones how much further the set of
-pictures is from real ones than the reference's set, group by group, so that the interval of a difference is known.
+pictures is from real ones than the reference's set, by a jackknife over groups, so that the interval is known.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
@@ -23,7 +24,7 @@ from ornstein.model import Model
 
 __all__ = ["LOSSES", "Loss", "Trial", "student"]
 
-GROUPS = 8  # of which a distributional loss is told
+GROUPS = 8  # that a distributional loss leaves out in turn
 WORDS = {
     "latent": "paired: |x - reference| / |reference| of the latents, per sample",
     "rms": "paired: root of the mean squared difference of pixels in [0, 1]; PSNR in dB is -20 log10 of it",
@@ -37,18 +38,30 @@ LOSSES = tuple(WORDS)
 PAIRED = ("latent", "rms", "ssim", "perceptual")
 
 
+@lru_cache(maxsize=256)
 def student(confidence: float, freedom: int) -> float:
-    """One-sided quantile of Student's t, by the Cornish-Fisher expansion about the normal one (good from 4 on)."""
-    z, n = NormalDist().inv_cdf(confidence), max(freedom, 1)
-    one = (z**3 + z) / 4
-    two = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    three = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + one / n + two / n**2 + three / n**3
+    """One-sided quantile of Student's t: the root of its distribution function, which is a finite sum for whole degrees of
+    freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    n, low, high = max(freedom, 1), 0.0, math.pi / 2
+    for _ in range(60):  # the angle whose tangent is t / sqrt(n), by halving
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, n) < abs(2 * confidence - 1) else (low, middle)
+    return math.copysign(math.tan(low) * math.sqrt(n), confidence - 0.5)
+
+
+def _within(angle: float, freedom: int) -> float:
+    """P(|t| < tan(angle) sqrt(freedom))."""
+    odd, sine, cosine = freedom % 2, math.sin(angle), math.cos(angle)
+    term = total = (cosine if odd else 1.0) if freedom > 1 else 0.0
+    for k in range(3 if odd else 2, freedom - 1, 2):
+        term *= (k - 1) / k * cosine**2
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
 @dataclass(frozen=True)
 class Loss:
-    """values [n]: of samples, or of groups of samples."""
+    """values [n]: of samples, of groups of samples, or (conditional) 1 for a new miss, -1 for a new hit, else 0."""
 
     metric: str
     values: Tensor
@@ -61,29 +74,54 @@ class Loss:
     def n(self) -> int:
         return len(self.values)
 
-    @property
-    def error(self) -> float:
-        """Standard error of the mean. A conditional loss that was never seen may yet be once in n."""
-        seen = self.values.std().item() / math.sqrt(self.n) if self.n > 1 else math.inf
-        return max(seen, 1 / self.n) if self.metric == "accuracy" else seen
-
     def below(self, confidence: float = 0.95) -> float:
-        """The mean loss is below this, with this confidence (one-sided).
-
-        Student's t, corrected for losses that lean to the right, whose means are often too low: the first term of the
-        expansion of the studentised mean (Norman Johnson, "Modified t tests and confidence intervals for asymmetrical
-        populations", 1978), with the skewness g of the sample: z + max(g, 0) (2 z^2 + 1) / (6 sqrt(n)).
-        """
-        z = student(confidence, self.n - 1)
-        if self.n > 2 and self.metric != "accuracy":
-            gap = self.values - self.values.mean()
-            lean = (gap**3).mean() / gap.square().mean().clamp_min(1e-300) ** 1.5
-            z += max(lean.item(), 0.0) * (2 * z**2 + 1) / (6 * math.sqrt(self.n))
-        return self.mean + z * self.error
+        """The mean loss is below this, with this confidence (one-sided)."""
+        if self.metric == "accuracy":
+            return _changed(int((self.values > 0).sum()), int((self.values < 0).sum()), self.n, confidence)
+        return self.mean + self._width(confidence, self._skew())
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        width = student((1 + confidence) / 2, self.n - 1) * self.error
-        return self.mean - width, self.mean + width
+        """Of the mean; a paired loss is never below 0."""
+        side = (1 + confidence) / 2
+        if self.metric == "accuracy":
+            return -Loss(self.metric, -self.values).below(side), self.below(side)
+        low = self.mean - self._width(side, 0.0)
+        return max(low, 0.0) if self.metric in PAIRED else low, self.below(side)
+
+    def _skew(self) -> float:
+        gap = self.values - self.values.mean()
+        spread = gap.square().mean().item() ** 0.5
+        return max((gap**3).mean().item() / spread**3, 0.0) if spread > 0 else 0.0
+
+    def _width(self, confidence: float, skew: float) -> float:
+        """From the mean to its bound. Few great losses among many small ones make the usual bound too low: a skew to the right
+        is put straight by the cubic of Hall ("On the removal of skewness by transformation", 1992)."""
+        if self.n < 2:
+            return math.inf
+        quantile, root = student(confidence, self.n - 1), math.sqrt(self.n)
+        if skew > 1e-6:
+            inside = 1 - skew * (quantile / root + skew / (6 * self.n))
+            quantile = max(quantile, 3 * root / skew * (1 - math.copysign(abs(inside) ** (1 / 3), inside)))
+        return quantile * self.values.std().item() / root
+
+
+def _changed(worse: int, better: int, n: int, confidence: float) -> float:
+    """Above the difference of two paired shares, (worse - better) / n, with this confidence: the score bound of Tango
+    ("Equivalence test and confidence interval for the difference in proportions for the paired-sample design", 1998), and
+    where nothing changed the exact one."""
+    z = NormalDist().inv_cdf(confidence)
+
+    def far(d: float) -> bool:
+        """Whether the difference could hardly be d, from what was seen."""
+        b, c = (2 * n - worse + better) * d - worse - better, -better * d * (1 - d)
+        share = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+        return worse - better - n * d < -z * math.sqrt(max(n * (2 * share + d * (1 - d)), 0.0))
+
+    low, high = (worse - better) / n, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if far(middle) else (middle, high)
+    return max(high, 1 - (1 - confidence) ** (1 / n)) if not worse + better else high
 
 
 class Trial:
@@ -113,10 +151,21 @@ class Trial:
             self._drawn[seed] = self.draw(self.reference, seed, count)[0]
         return self._drawn[seed][:count]
 
-    def loss(self, metric: str, x: Tensor, seed: int) -> Loss:
-        """Of latents x [n, ...] that were drawn with this seed."""
+    def check(self, metric: str, count: int) -> None:
+        """Raises where this loss cannot be told of so many samples of this model."""
         if metric not in LOSSES:
             raise unknown("loss", metric, LOSSES)
+        if metric == "latent" and getattr(self.model.denoiser.process, "discrete", False):
+            raise OrnsteinError(f"the samples of '{self.model.name}' are tokens, which are right or wrong but not near",
+                                "Take a loss of pictures, such as rms, accuracy or frechet.")  # fmt: skip
+        if metric == "accuracy":
+            self._labels(count)
+        if metric not in (*PAIRED, "accuracy") and count < 8 * GROUPS:
+            raise OrnsteinError(f"{count} pictures are too few for {metric}", f"Give {8 * GROUPS} or more.")
+
+    def loss(self, metric: str, x: Tensor, seed: int) -> Loss:
+        """Of latents x [n, ...] that were drawn with this seed."""
+        self.check(metric, len(x))
         truth = self.truth(seed, len(x))
         if metric == "latent":
             gap = (x - truth).flatten(1).double().norm(dim=1) / truth.flatten(1).double().norm(dim=1)
@@ -138,25 +187,44 @@ class Trial:
 
         return flatten(self.model, x)
 
-    def _misses(self, pixels: Tensor) -> Tensor:
+    def _labels(self, count: int) -> Tensor:
         if self.model.shape != (1, 8, 8):
             raise OrnsteinError(f"there is no classifier of the pictures of '{self.model.name}'",
                                 "Take a paired loss, such as latent or perceptual.")  # fmt: skip
+        asked = [str(p).strip() for p in self.asked(count)]
+        if wrong := next((p for p in asked if p not in "0123456789" or len(p) != 1), None):
+            raise OrnsteinError(f"the prompt '{wrong}' is no digit, so no answer to it is right", "Ask for 0 to 9 alone.")
+        return torch.tensor([int(p) for p in asked])
+
+    def _misses(self, pixels: Tensor) -> Tensor:
+        labels = self._labels(len(pixels))
         from ornstein.metrics.layers.digits import predict
 
-        labels = torch.tensor([int(p) for p in self.asked(len(pixels))])
         return (predict(pixels) != labels).double()
 
     def _further(self, metric: str, drawn: Tensor, right: Tensor) -> Tensor:
+        """Jackknife pseudo-values, each without one group of prompts: their mean has no bias from few pictures, which would
+        praise a plan whose pictures are all alike, and they spread as the difference of the two distances does."""
         from ornstein.evaluate import real_pictures
+        from ornstein.metrics.frechet import between
+        from ornstein.metrics.kid import mmd2
+        from ornstein.metrics.layers.features import features
 
         if self._real is None:
-            self._real, self._extractor = real_pictures(self.model)
-        if len(drawn) < 8 * GROUPS:
-            raise OrnsteinError(f"{len(drawn)} pictures are too few for {metric}", f"Give {8 * GROUPS} or more.")
-        part = catalog.build("metrics", metric, extractor=self._extractor)
-        sides = zip(*(side[: len(side) // GROUPS * GROUPS].chunk(GROUPS) for side in (drawn, right)))
-        return torch.tensor([part(a, self._real).value - part(b, self._real).value for a, b in sides], dtype=torch.float64)
+            real, self._extractor = real_pictures(self.model)
+            self._real = features(real, self._extractor, "real")
+        sides = [features(side, self._extractor, "drawn") for side in (drawn, right)]
+
+        def further(rows: Tensor) -> float:
+            if metric == "frechet":
+                return between(sides[0][rows], self._real) - between(sides[1][rows], self._real)
+            one, other = (mmd2(side[rows], self._real, 3, 0, torch.Generator()).item() for side in sides)
+            return one - other
+
+        rows = torch.arange(len(drawn))
+        groups, whole = rows.tensor_split(GROUPS), further(rows)
+        less = [further(torch.cat([g for g in groups if g is not out])) for out in groups]
+        return torch.tensor([GROUPS * whole - (GROUPS - 1) * v for v in less], dtype=torch.float64)
 
 
 def _paired(metric: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -167,7 +167,7 @@ def page(bench: Any, shown: Mapping[str, str]) -> str:
         kind = "base" if line.baseline else ""
         kind += " front" if any(line.name in names for names in fronts.values()) else ""
         if line.refused:
-            rows.append((kind, [f"{line.name}: {line.refused}"]))
+            rows.append((kind, [f"{line.name}: {line.refused}", *[""] * (len(columns) - 1)]))
             continue
         told = (f"{v[0]:.4g} [{v[1]:.4g}, {v[2]:.4g}]" for v in (line.losses[m] for m in metrics))
         rows.append((kind, [line.name, f"{line.second * 1e3:.2f}", f"{first.second / line.second:.2f}", str(line.calls),

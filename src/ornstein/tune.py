@@ -39,6 +39,7 @@ GRIDS = ("beta", "uniform", "logsnr")
 SAMPLERS = ("halving", "optuna")
 OBJECTIVES = ("seconds", "memory", "flops")
 FEW, SOME, MANY, ATTEMPTS = 8, 64, 256, 4  # samples of the search, of the finals and of the promise; how often it is tried
+LEAST = 48  # of the promise, however short the time
 KEPT, FINALISTS = 3, 6
 PROMISE = 1_000_003  # the first seed of the promise: far from those of the search
 SLACK = 1.15  # by how much the few samples of the search may be wrong
@@ -106,6 +107,10 @@ class Search:
         self.points: dict[str, Point] = {}
         self.left_out: dict[str, str] = {}
         self.full = self.price(trial.reference, None)
+        second = predict(self.model, trial.reference, trial.batch, trial.prompts).seconds / trial.batch
+        # an attempt at a promise draws the reference too: that is to take no more than a tenth of the time
+        self.many = min(MANY, max(LEAST, int(0.1 * budget / second)))
+        self.some = min(SOME, max(LEAST // 3, self.many // 4))
         self.bound, self.saved = goal.max_loss, time.monotonic()
         self.resume()
 
@@ -158,15 +163,18 @@ class Search:
         """The bound of another metric as one on the latents: the most that the usual solver loses there within it."""
         if self.goal.metric == "latent":
             return
-        own, kept = self.model.plan(), 0.0
-        for steps in LADDER[::2]:
-            x, _ = self.trial.draw(self.model.plan(steps=steps), self.seed, SOME)
+        own, kept = self.own(), 0.0
+        for steps in [n for n in LADDER if n < own.steps][::2]:
+            if self.over(0.2):
+                break
+            x, _ = self.trial.draw(replace(own, steps=steps), self.seed, self.some)
             loss = self.trial.loss(self.goal.metric, x, self.seed)
             if loss.mean <= self.goal.max_loss:
                 kept = max(kept, self.trial.loss("latent", x, self.seed).mean)
             elif self.goal.metric in PAIRED and kept:
                 break
-        self.bound = 1.5 * kept or self.trial.loss("latent", self.trial.draw(own, self.seed, FEW)[0], self.seed).mean
+        few = replace(own, steps=max(1, own.steps // 3))  # where none kept it
+        self.bound = 1.5 * kept or self.trial.loss("latent", self.trial.draw(few, self.seed, FEW)[0], self.seed).mean
 
     def fewest(self, plan: Plan, stage: str, most: float = math.inf) -> Point | None:
         """The point of the fewest steps that keep the bound and cost less than `most`, by halving the ladder."""
@@ -275,9 +283,9 @@ class Search:
             chosen |= {label(made.plan): made} if made else {}
         kept = []
         for p in sorted(chosen.values(), key=lambda p: p.share):
-            if self.over(0.75) and kept:
+            if self.over(0.75) and (kept or self.over(1.0)):
                 break
-            self.measure(p, self.seed, SOME)
+            self.measure(p, self.seed, self.some)
             if p.loss[0] <= self.goal.max_loss:
                 kept.append(p)
         if self.goal.objective == "seconds":
@@ -305,10 +313,12 @@ class Search:
         sure = 1 - (1 - self.goal.confidence) / ATTEMPTS
         queue, tried = list(chosen[: ATTEMPTS - 1]), []
         for k in range(ATTEMPTS):
+            if k and self.over(1.2):  # one attempt there is, however short the time
+                return None
             point = queue.pop(0) if queue else self.more(tried)
             if point is None:
                 return None
-            loss = self.measure(point, PROMISE + self.seed * ATTEMPTS + k, MANY)
+            loss = self.measure(point, PROMISE + self.seed * ATTEMPTS + k, self.many)
             point.stage = "promise"
             tried.append(point)
             if loss.below(sure) <= self.goal.max_loss:
@@ -395,11 +405,13 @@ def tune(model: Model, goal: Goal | None = None, budget: float = 600.0, *, promp
     goal = goal or Goal()
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
-    if budget <= 0:
+    if not budget > 0:
         raise OrnsteinError(f"a budget of {budget} s allows nothing", "Give some seconds, such as 60.")
     if not isinstance(model.backbone, nn.Module):
         raise OrnsteinError(f"'{model.name}' has no network to tune", "Give a model with one.")
     trial = Trial(model, prompts, reference, batch)
+    trial.check("latent", FEW)  # by which plans are searched
+    trial.check(goal.metric, MANY)
     if out:
         out.mkdir(parents=True, exist_ok=True)
     search = Search(trial, goal, budget, seed, progress, out / "tune.json" if out else None)
@@ -425,6 +437,8 @@ def tune(model: Model, goal: Goal | None = None, budget: float = 600.0, *, promp
 def seconds(trial: Trial, plan: Plan) -> float:
     """Of one picture, in one batch."""
     device = next(trial.model.backbone.parameters()).device
+    if plan.compress or plan.compile:  # its copy of the network may have made room for another one's
+        trial.draw(plan, 0, trial.batch if plan.compile else 1)
     began = now(device)
     trial.draw(plan, 0, trial.batch)
     return (now(device) - began) / trial.batch
@@ -446,4 +460,6 @@ def _write(made: Tuned, out: Path) -> None:
 
     if made.plan:
         made.plan.save(out / "plan.json")
+    else:
+        (out / "plan.json").unlink(missing_ok=True)  # of an earlier search: it keeps another bound
     write_atomic(out / "report.html", tuned_page(made).encode())

@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
+import ornstein as package
 from ornstein import OrnsteinError, bench
 from ornstein.bench import Bench, Line, Settings, against, label, read_plan
+from ornstein.core.record import Record
 
 SMALL = Settings(("latent", "rms"), count=4, rounds=2, batch=4)
 
@@ -84,6 +86,66 @@ def test_plans_in_words(model):
             read_plan(model, text)
 
 
+def test_a_benchmark_that_goes_on_warms_up_again(model, tmp_path, monkeypatch):
+    """In another process everything is cold; and a compressed copy of the network is made before the clock runs."""
+    plans = ["steps=7", "steps=7 compress=int8", "steps=7 compile"]
+    drawn, record = [], Record()
+    record.calls.update({"evaluations": 4, "cond": 4, "uncond": 2})
+
+    def draw(self, plan, seed, count):
+        drawn.append((label(plan), count))
+        return torch.zeros(count, 1, 8, 8), record
+
+    monkeypatch.setattr(bench.Trial, "draw", draw)
+    monkeypatch.setattr("ornstein.report.pictures", lambda *a: {})
+    clock = iter(range(0, 9999, 10))
+    monkeypatch.setattr(bench, "now", lambda device: next(clock))
+    for rounds in (2, 3):
+        drawn.clear()
+        made = run(model, tmp_path, plans, Settings(("latent",), 5, rounds, 4))
+        assert made.done == made.settings["rounds"] == rounds
+        ends = ("uniform", "int8", "compile")
+        counts = {end: [n for name, n in drawn if name.endswith(end) and "steps=7" in name] for end in ends}
+        once = rounds == 3
+        assert counts["uniform"] == ([2, 5] if once else [2, 5, 5])
+        assert counts["int8"] == [2, 5] * (1 if once else 2) and counts["compile"] == [5, 5] * (1 if once else 2)
+    assert made.lines[-1].seconds == [2.0] * 3  # ten seconds for five pictures
+    assert made.lines[-1].calls == 3  # six network calls in two batches
+
+
+def test_a_plan_may_be_called_reference(model, tmp_path):
+    plans = {"reference": model.plan(steps=2)}
+    made = bench.bench(model, plans, Settings(("latent",), 2, 1, 4), prompts=["1"], reference=model.plan(steps=4))
+    assert made.lines[0].baseline and made.lines[0].plan["steps"] == 4
+    assert made.lines[-1].name == "reference (2)" and not made.lines[-1].baseline and made.lines[-1].plan["steps"] == 2
+
+
+def test_what_cannot_be_measured_is_said_before_anything_is_drawn(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench.Trial, "draw", lambda *a: pytest.fail("drawn"))
+    with pytest.raises(OrnsteinError, match="too few for kid"):
+        run(model, tmp_path, settings=Settings(("kid",), 8, 1, 4))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OSError):
+        run(model, tmp_path)
+
+
+def test_samples_that_are_not_finite_are_refused(model, tmp_path, monkeypatch):
+    real = bench.Trial.draw
+
+    def draw(self, plan, seed, count):
+        x, record = real(self, plan, seed, count)
+        return (x * float("nan") if plan.steps == 4 else x), record
+
+    monkeypatch.setattr(bench.Trial, "draw", draw)
+    made = run(model, tmp_path, ["steps=4", "steps=5"], Settings(("latent",), 2, 1, 4))
+    assert made.lines[-2].refused == "the samples are not finite" and made.lines[-1].losses
+
+
+def test_tokens_have_no_ddim_beside_them():
+    model = package.load("digits-tokens")
+    assert list(bench.baselines(model, model.plan())) == ["reference", "as shipped", "32 steps", "16 steps"]
+
+
 def made_of(**lines):
     told = [Line(n, {}, False, seconds=s, losses={"latent": v}) for n, (s, v) in lines.items()]
     return Bench("m", "f", {"metrics": ["latent"]}, told)
@@ -107,8 +169,19 @@ def test_against_an_earlier_one():
         against(made_of(reference=([1.5, 1.5], (0, 0, 0, 9)), a=([0.75, 0.75], (0.1, 0.08, 0.12, 9))), before) == []
     )  # busy for all
     assert "is gone" in against(made_of(reference=whole), before)[0]
+    nan = (float("nan"),) * 3
+    assert "latent nan" in against(made_of(reference=whole, a=([0.5, 0.5], (*nan, 9))), before)[0]
+    assert [x.name for x in made_of(a=([1.0], (*nan, 9)), b=([2.0], (0.1, 0.0, 0.2, 9))).front("latent")] == ["b"]
+    better = made_of(reference=whole, a=([0.3, 0.3], (0.01, 0.0, 0.02, 9)))
+    assert against(better, before) == [] and len(against(before, better)) == 2
+    edge = made_of(reference=whole, a=([0.57, 0.7], (0.14, 0.12, 0.16, 9)))
+    assert against(edge, before) == []  # its interval touches the other's; one round was no slower
     with pytest.raises(OrnsteinError, match="'other' is not one of 'm'"):
         against(before, Bench("other", "", {}, []))
+    with pytest.raises(OrnsteinError, match="measured rms too"):
+        against(before, Bench("m", "", {"metrics": ["latent", "rms"]}, []))
+    with pytest.raises(OrnsteinError, match="other prompts"):
+        against(before, Bench("m", "", {"metrics": ["latent"], "prompts": ["a"]}, []))
 
 
 def test_a_torn_file_is_refused(tmp_path):
@@ -131,6 +204,8 @@ def test_on_the_command_line(ornstein, small_model, tmp_path):
     (tmp_path / "old.json").write_text(json.dumps(made))
     worse = ornstein(*words, "--against", "old.json")
     assert worse.code == 1 and "steps=2: latent" in worse.out
+    itself = ornstein(*words, "--against", "o/bench.json")
+    assert itself.code == 2 and "held against itself" in itself.err
     assert "only for solvers and acceleration" in ornstein("bench", "digits", "--nfe", "5").err
     assert "Did you mean 'digits'" in ornstein("bench", "digit").err
     assert "Did you mean" in ornstein("bench", "digits", "--metric", "latnt").err

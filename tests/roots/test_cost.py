@@ -91,3 +91,84 @@ def test_memory_counts_weights_and_what_caches_keep(digits, kept):
 def test_bad_batch(digits):
     with pytest.raises(ornstein.OrnsteinError, match="batch=0"):
         cost.profile(digits, 0)
+
+
+def test_a_record_of_several_batches_is_not_that_of_one(digits, kept):
+    plan = digits.plan(steps=4)
+    record = digits.generate(PROMPTS[:8], plan, batch=4).record
+    told = [cost.predict(digits, plan, 4, PROMPTS, record=r, cache=kept) for r in (record, None)]
+    assert told[0].calls == told[1].calls == 4 and told[0].flops == told[1].flops
+
+
+def test_half_precision_is_measured_in_half_precision(digits, kept, monkeypatch):
+    seen = []
+    hook = digits.backbone.blocks[0].register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    half = cost.profile(digits, 1, PROMPTS, cache=kept, dtype="bfloat16")
+    hook.remove()
+    assert seen and all(seen) and half.mark != cost._mark(digits, 1, "float32")
+    monkeypatch.setattr(cost, "_measure", lambda *a: pytest.fail("measured anew, or in float32"))
+    assert cost.predict(digits, digits.plan(steps=2, dtype="bfloat16"), 1, PROMPTS, cache=kept).calls == 2
+
+
+def test_a_home_that_cannot_be_written_is_no_hindrance(digits, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert cost.profile(digits, 1, PROMPTS, cache=tmp_path / "file" / "profiles").network[0] > 0
+
+
+class _Made:
+    """A profile with round figures, and a record with counts."""
+
+    @staticmethod
+    def record(left, calls=10, asked=30.0):
+        made = cost.Record()
+        made.calls.update({"evaluations": calls, "cond": calls})
+        for site, (n, done) in left.items():
+            made.asked_at[site], made.computed_at[site] = n, done
+        made.asked_of["Part"] = asked
+        made.facts["samples"] = 2
+        return made
+
+
+def test_seconds_are_calls_less_what_was_left_out_and_what_parts_take(digits, monkeypatch):
+    sites = {"/network": (1.0, 100.0, 7), "b/block": (0.25, 20.0, 5), "b.attn/attention": (0.125, 10.0, 3)}
+    made = cost.Profile("m", 4, sites, 0.5, {"taylorseer:interval=2": (0.01, 2.0)})
+    monkeypatch.setattr(cost, "profile", lambda *a, **k: made)
+    record = _Made.record({"b/block": (10, 4), "b.attn#1/attention": (10, 6), "c/block": (3, 3)})
+    plan = digits.plan(steps=10, accelerate=("taylorseer:interval=2",))
+    told = cost.predict(digits, plan, 4, PROMPTS, record=record)
+    assert told.seconds == pytest.approx(10 * 1.0 + 10 * 0.5 - 6 * 0.25 - 4 * 0.125 + 30 * 0.01)
+    assert told.flops == 10 * 100 - 6 * 20 - 4 * 10 + 30 * 2
+    assert told.sites == {"b/block": -1.5, "b.attn#1/attention": -0.5, "parts": pytest.approx(0.3)}
+    record.facts["guidance"] = {"x": {"cache_bytes": 6}}
+    assert cost.predict(digits, plan, 4, PROMPTS, record=record).bytes == told.bytes + 12  # of two samples, for four
+
+
+def test_what_a_part_takes_is_the_rest_of_its_share(digits, monkeypatch):
+    made = cost.Profile("m", 4, {"/network": (1.0, 100.0, 7), "b/block": (0.25, 20.0, 5)}, 0.0)
+    plan = digits.plan(steps=30, accelerate=("taylorseer:interval=2",), guidance=("cfg:scale=2",))
+    bare, busy = _Made.record({}, 10), _Made.record({"b/block": (10, 6)}, 10, 50.0)
+    asked = []
+
+    def run(model, plan, count, prompts, tries=3):
+        asked.append((plan.steps, plan.guidance))
+        return (1.9, busy) if plan.accelerate else (2.0, bare)
+
+    monkeypatch.setattr(cost, "_run", run)
+    monkeypatch.setattr(cost, "flops", lambda work: work() and 1020)
+    seconds, count = cost._part(made, digits, plan, PROMPTS, None)
+    assert seconds == pytest.approx((0.95 * 10.0 - 9.0) / 50) and count == (1020 - 920) / 50
+    assert set(asked) == {(cost.SHORT, ())} and made.parts == {"taylorseer:interval=2": (seconds, count)}
+
+
+def test_a_step_beside_its_calls(digits, monkeypatch):
+    monkeypatch.setattr(cost, "_measure", lambda *a: {"/network": (1.0, 100.0, 7)})
+    monkeypatch.setattr(cost, "_run", lambda model, plan, *a: (13.0, _Made.record({}, plan.steps)))
+    assert cost.profile(digits, 1, cache=None).step == pytest.approx((13.0 - cost.SHORT) / cost.SHORT)
+
+
+def test_on_one_thread_the_seconds_are_the_processors(monkeypatch):
+    monkeypatch.setattr(cost.time, "process_time", lambda: 1.0)
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: 2.0)
+    assert cost.now(torch.device("cpu")) == 1.0
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert cost.now(torch.device("cpu")) == 2.0

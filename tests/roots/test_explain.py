@@ -84,3 +84,25 @@ def test_bad_input(ornstein, tmp_path):
     assert "there is no run or plan" in ornstein("explain", "nowhere").err
     Plan().save(tmp_path / "p.json")
     assert "3 things" in ornstein("explain", "p.json", "p.json", "p.json").err
+
+
+def test_what_has_gone_is_said(tmp_path):
+    told = {"steps": 4, "calls": {"evaluations": 4, "cond": 4}, "seconds": 1.0, "asked": {"b/block": 4.0}, "computed": {},
+            "plan": {"accelerate": ["magcache:threshold=0.1,calibrated='gone.safetensors'", "taylorsear:interval=2"]}}  # fmt: skip
+    said = "\n".join(explain_run(told))
+    assert "taylorsear:interval=2: cannot be built any more" in said and "saved: not known" in said
+
+
+def test_a_second_attention_of_a_module_counts_as_attention():
+    class Cost:
+        sites, network, batch = {"a/attention": (0.5, 10.0, 0)}, (1.0, 100.0, 0), 1
+
+    told = {"steps": 1, "calls": {"evaluations": 1, "cond": 1}, "seconds": 1.0, "asked": {"a/attention": 1.0, "a#1/attention": 1.0},
+            "computed": {}}  # fmt: skip
+    assert any(line.startswith("saved: 1.00 s and 2e-08 GFLOP of 1e-07 (20%)") for line in explain_run(told, Cost()))
+
+
+def test_a_plan_with_figures_of_its_own_promises_nothing():
+    said = explain_plan(Plan(figures={"loss": 0.1}))
+    assert "nothing was measured" in said[-1]
+    assert "holds for guidance: none" in explain_plan(Plan(made_for={"guidance": ""}))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import ornstein
-from ornstein.quality import LOSSES, Loss, Trial, student
+from ornstein.evaluate import real_pictures
+from ornstein.quality import LOSSES, Loss, Trial, reference_of, student
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +45,71 @@ def test_a_loss_is_the_formula(trial, drawn):
 
 
 def test_students_quantiles():
-    table = {(0.95, 7): 1.895, (0.975, 31): 2.040, (0.975, 159): 1.975, (0.9875, 15): 2.490}  # of any book
+    table = {(0.975, 1): 12.706, (0.95, 2): 2.920, (0.975, 3): 3.182, (0.95, 4): 2.132, (0.95, 7): 1.895, (0.975, 31): 2.040,
+             (0.975, 159): 1.975, (0.9875, 15): 2.490}  # of any book  # fmt: skip
     for (confidence, freedom), value in table.items():
-        assert student(confidence, freedom) == pytest.approx(value, abs=6e-3)
+        assert student(confidence, freedom) == pytest.approx(value, abs=6e-4)
+    assert student(0.5, 9) == pytest.approx(0, abs=1e-9) and student(0.05, 7) == pytest.approx(-student(0.95, 7))
 
 
 def test_an_interval_holds_the_mean_as_often_as_it_says():
-    draws = torch.randn(2000, 12, generator=torch.manual_seed(0), dtype=torch.float64).exp()  # skewed, mean e^0.5
-    inside = [Loss("latent", row).interval()[0] < math.exp(0.5) < Loss("latent", row).interval()[1] for row in draws]
     plain = torch.randn(2000, 12, generator=torch.manual_seed(1), dtype=torch.float64)
-    kept = [Loss("latent", row).below(0.95) > 0 for row in plain]
-    assert 0.94 < sum(kept) / 2000 < 0.96 and sum(inside) / 2000 > 0.8
+    kept = [Loss("kid", row).below(0.95) > 0 for row in plain]
+    inside = [Loss("kid", row).interval()[0] < 0 < Loss("kid", row).interval()[1] for row in plain]
+    assert 0.94 < sum(kept) / 2000 < 0.965 and 0.94 < sum(inside) / 2000 < 0.97
 
 
-def test_no_miss_seen_is_not_no_miss():
-    assert Loss("accuracy", torch.zeros(50, dtype=torch.float64)).below() > 0.02
+def test_a_few_great_losses_among_small_ones_do_not_deceive():
+    """Student's bound is above the mean of such losses in 94 of 100 cases where it says 98.75."""
+    draws = torch.randn(1500, 160, generator=torch.manual_seed(0), dtype=torch.float64).exp()  # skewed, mean e^0.5
+    above = sum(Loss("latent", row).below(0.9875) > math.exp(0.5) for row in draws) / 1500
+    assert 0.96 < above < 0.99
+    flat = Loss("latent", torch.cat([torch.full((99,), 0.01), torch.full((1,), 2.0)]).double())
+    assert flat.interval()[0] == 0 and flat.below() > flat.mean + 2 * student(0.95, 99) * flat.values.std() / 10
+
+
+def test_the_bound_solves_halls_cubic():
+    two = Loss("kid", torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert two.below(0.95) == pytest.approx(0.5 + 6.3138 * 0.5, rel=1e-4)  # t of one degree of freedom; no skew
+    values = torch.randn(40, generator=torch.manual_seed(0), dtype=torch.float64).exp()
+    loss, gap = Loss("latent", values), values - values.mean()
+    skew = ((gap**3).mean() / gap.square().mean() ** 1.5).item()
+    u = (loss.mean - loss.below(0.95)) / values.std().item()
+    cubic = u + skew * u**2 / 3 + skew**2 * u**3 / 27 + skew / (6 * 40)
+    assert cubic == pytest.approx(-student(0.95, 39) / math.sqrt(40)) and skew > 0.5
+
+
+def test_the_reference_has_many_steps(trial):
+    assert reference_of(trial.model).steps == 60 and reference_of(ornstein.load("digits-tokens")).steps == 64
+
+
+def test_one_sample_bounds_nothing():
+    assert Loss("latent", torch.ones(1, dtype=torch.float64)).below() == math.inf
+
+
+def test_shares_that_changed_are_bounded_as_often_as_it_says():
+    assert Loss("accuracy", torch.zeros(50, dtype=torch.float64)).below() == pytest.approx(1 - 0.05 ** (1 / 50))  # none seen
+    u = torch.rand(1500, 160, generator=torch.manual_seed(0))
+    for newly_wrong, newly_right in ((0.02, 0.0), (0.1, 0.02)):
+        rows = (u < newly_wrong).double() - (u > 1 - newly_right).double()
+        losses = [Loss("accuracy", row) for row in rows]
+        above = sum(x.below(0.95) >= newly_wrong - newly_right for x in losses) / 1500
+        assert 0.94 < above < 0.98
+        below = sum(x.interval(0.9)[0] <= newly_wrong - newly_right for x in losses) / 1500
+        assert above > 0.94 and below > 0.94
+    worst = Loss("accuracy", torch.ones(30, dtype=torch.float64))
+    assert worst.below() == pytest.approx(1) and 0.7 < worst.interval()[0] < 1
+
+
+def test_pictures_that_are_all_alike_are_not_praised():
+    """The Frechet distance of few pictures is least for those of little variety: the jackknife takes that out."""
+    model = ornstein.load("digits")
+    trial, real = Trial(model), real_pictures(model)[0]
+    some = real[torch.randperm(len(real), generator=torch.manual_seed(0))[:64]]
+    alike = real.mean(0) + 0.7 * (some - real.mean(0))
+    loss = Loss("frechet", trial._further("frechet", alike, some))
+    assert loss.interval()[0] > 0 and loss.n == 8
+    assert trial._further("kid", some, some).abs().max() == 0
 
 
 def test_unknown_and_too_few(trial, drawn):
@@ -67,7 +118,12 @@ def test_unknown_and_too_few(trial, drawn):
     with pytest.raises(ornstein.OrnsteinError, match="too few for kid"):
         trial.loss("kid", drawn[3][:8], 0)
     with pytest.raises(ornstein.OrnsteinError, match="no classifier of the pictures of 'emoji'"):
-        Trial(ornstein.load("emoji"), ["fox"])._misses(torch.zeros(1, 3, 32, 32))
+        Trial(ornstein.load("emoji"), ["fox"]).check("accuracy", 9)
+    with pytest.raises(ornstein.OrnsteinError, match="'12' is no digit"):
+        Trial(trial.model, ["3", "12"]).check("accuracy", 2)
+    with pytest.raises(ornstein.OrnsteinError, match="tokens, which are right or wrong"):
+        Trial(ornstein.load("digits-tokens")).check("latent", 8)
+    Trial(ornstein.load("digits-tokens")).check("accuracy", 8)
 
 
 def test_losses_that_lean_are_not_promised_too_low():
