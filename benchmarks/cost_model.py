@@ -1,6 +1,6 @@
 """Predicted against measured seconds and FLOPs of plans on the shipped models.
 
-python benchmarks/cost_model.py [--models digits digits-unet] [--batch 32] [--repeats 5] [--threads 1] [--json FILE]
+python benchmarks/cost_model.py [--models digits digits-unet] [--plans 11] [--batch 32] [--repeats 5] [--threads 1] [--json FILE]
 
 ratio: predicted over measured seconds; the bound is 15 % to either side. FLOPs are held to agree within 2 %.
 """
@@ -30,7 +30,7 @@ PLANS = ("steps=20", "steps=12 solver=dpmpp2m grid=uniform", "steps=10 solver=he
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("--models", nargs="+", default=["digits", "digits-unet"])
-    for name, default in (("batch", 32), ("repeats", 5), ("threads", 1)):
+    for name, default in (("plans", len(PLANS)), ("batch", 32), ("repeats", 5), ("threads", 1)):
         ask.add_argument(f"--{name}", type=int, default=default)
     ask.add_argument("--json", type=Path)
     a = ask.parse_args()
@@ -39,7 +39,7 @@ def main() -> None:
     for name in a.models:
         model = ornstein.load(name)
         prompts, rows = [str(d) for d in range(10)] if "digits" in name else ["fox", "red apple"], {}
-        for text in PLANS:
+        for text in PLANS[: a.plans]:
             plan = read_plan(model, text)
             try:
                 told = cost.predict(model, plan, a.batch, prompts, cache=folder)

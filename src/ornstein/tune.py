@@ -42,6 +42,7 @@ FEW, SOME, MANY, ATTEMPTS = 8, 64, 256, 4  # samples of the search, of the final
 LEAST = 48  # of the promise, however short the time
 KEPT, FINALISTS = 3, 6
 PROMISE = 1_000_003  # the first seed of the promise: far from those of the search
+LIKELY = 0.75  # how sure a finalist must keep the bound
 SLACK = 1.15  # by how much the few samples of the search may be wrong
 COMPILE = 120.0  # seconds that must be left for compiled code to be tried
 SAVE = 5.0  # seconds between two savings
@@ -281,13 +282,14 @@ class Search:
         if best and self.goal.objective == "seconds" and (1 - self.spent()) * self.budget > COMPILE:
             made = self.try_plan(replace(best.plan, compile=True), "finals")
             chosen |= {label(made.plan): made} if made else {}
-        kept = []
+        within, likely = [], []
         for p in sorted(chosen.values(), key=lambda p: p.share):
-            if self.over(0.75) and (kept or self.over(1.0)):
+            if self.over(0.75) and (likely or self.over(1.0)):
                 break
-            self.measure(p, self.seed, self.some)
-            if p.loss[0] <= self.goal.max_loss:
-                kept.append(p)
+            loss = self.measure(p, self.seed, self.some)
+            within += [p] if loss.mean <= self.goal.max_loss else []
+            likely += [p] if loss.below(LIKELY) <= self.goal.max_loss else []
+        kept = likely or within  # an attempt at a promise costs too much to be made on what may well break it
         if self.goal.objective == "seconds":
             self.time(kept)
         return sorted(kept, key=lambda p: p.share)

@@ -9,11 +9,11 @@ import sys
 import pytest
 
 SMALL = {
-    "cost_model.py": ["--models", "digits", "--batch", "2", "--repeats", "1"],
+    "cost_model.py": ["--models", "digits", "--batch", "2", "--repeats", "1", "--plans", "2"],
     "peers_acceleration.py": ["--batch", "2", "--steps", "6", "--repeats", "1", "--layers", "3", "--width", "16"],
     "precision_by_step.py": ["--width", "32", "--size", "8", "--batch", "2", "--steps", "2", "--repeats", "1"],
     "promise.py": ["--tunings", "1", "--budget", "2", "--fresh", "10"],
-    "tuned.py": ["--bounds", "0.2", "--budget", "2", "--count", "8", "--repeats", "1"],
+    "tuned.py": ["--bounds", "0.7", "--budget", "2", "--count", "2", "--repeats", "1", "--parts", "1"],
     "guided_solvers.py": ["--model", "digits", "--steps", "2", "--scales", "2", "--seeds", "1", "--reference", "4"],
     "imports.py": ["--repeats", "1"],
     "sampling.py": ["--batch", "2", "--steps", "2", "--repeats", "1"],

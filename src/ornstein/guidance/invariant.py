@@ -7,8 +7,7 @@ biased model does badly is rare); then a small network delta, the model itself f
     mean_g L_g + penalty Var_g(L_g),   L_g = sum_i W_ig |v_i - v(x_t, t, c) - delta(x_t, t, c)|^2 / sum_i W_ig.
 
 Where the groups are right the first term alone is the loss on data with equal shares of the groups, so that its optimum
-samples those. v = (a noise - s x0) / sqrt(a^2 + s^2), which is of order 1 at every time. Costs one call of the small
-network per evaluation; `fit` costs `pairs` calls for each sample and one for each of its training rows.
+samples those. v = (a noise - s x0) / sqrt(a^2 + s^2). Costs a small call per evaluation; `fit`, `pairs` + 1 calls a sample.
 """
 
 from __future__ import annotations
