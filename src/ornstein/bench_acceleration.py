@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ornstein.core import catalog
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.loop import sample
 from ornstein.core.record import write_atomic
 from ornstein.core.seam import Run, attach
+from ornstein.cost import flops
 
 __all__ = ["Bench", "Line", "PeerLine", "Settings", "accelerations"]
 
@@ -163,12 +163,10 @@ def _draw(backbone: str, part: Any, steps: int, seeds: int, solver: str = "ddim"
 
 
 def _counted(backbone: str, part: Any, steps: int, seeds: int) -> tuple[Tensor, int]:
-    """Samples, and FLOPs of products and convolutions; attention unfused, as fused kernels are not counted on a CPU."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        x = _draw(backbone, part, steps, seeds)
-    return x, counter.get_total_flops()
+    """Samples, and FLOPs of products and convolutions."""
+    kept: list[Tensor] = []
+    count = flops(lambda: kept.append(_draw(backbone, part, steps, seeds)))
+    return kept[0], count
 
 
 @cache

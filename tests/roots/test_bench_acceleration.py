@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from ornstein import bench_acceleration as bench
@@ -55,7 +56,7 @@ def test_attention_counts():
     """A fused kernel that is not counted would make attention free, and what saves it worthless."""
     (_, whole), x = bench._full("dit", 4, 1), torch.zeros(4, 1, 8, 8)
     net = bench._denoiser("dit").backbone
-    with bench.FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(x, torch.ones(4), {"label": torch.zeros(4, dtype=torch.long)})
     assert whole > 4 * counter.get_total_flops()
 

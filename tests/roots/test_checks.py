@@ -173,6 +173,13 @@ def test_two_real_methods_in_another_process_without_torch_in_this_one(tmp_path)
     assert set(found) == {"metrics/psnr", "codecs/pixel"} and all(m["seconds"] > 0 for m in found.values())
 
 
+def test_even_the_shortest_work_takes_time():
+    """The ticks of the operating system are 10 ms: the seconds of a quick method must not be none."""
+    before = checks._processor()
+    sum(range(1000))
+    assert 0 < checks._processor() - before < 0.01
+
+
 def test_ctrl_c_ends_the_workers(tmp_path):
     """As from a keyboard: the whole group hears it; nobody is left behind."""
     code = ("from rich.console import Console\nfrom ornstein import checks\n"

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ornstein.core import catalog
-from ornstein.core.clock import NoiseSource
+from ornstein.core.clock import NoiseSource, pick_token
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.loop import Controller, sample
-from ornstein.solvers.unmask import Unmask, pick_token
+from ornstein.solvers.unmask import Unmask
 from ornstein.testbeds import Mixture, Tokens
 
 SPECS = ["unmask", "unmask:choose=confidence", "unmask:choose=confidence,spread=1.5"]

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ornstein.core.errors import OrnsteinError
-from ornstein.core.plan import fingerprint
 
-from .layers import files
-from .layers.hosts import freeze, hosts, restore
+from .layers import files, handles
+from .layers.handles import check_free, check_open, leave, mark, named, of_kind, put_back, take_in
+from .layers.hosts import freeze, hosts
 from .layers.lowrank import LowRank
 
 __all__ = ["LoRA", "Attached", "attached", "load"]
@@ -33,12 +33,11 @@ class Attached(nn.Module):
 
     def __init__(self, model: nn.Module, settings: LoRA) -> None:
         super().__init__()
-        if settings.name in attached(model):
-            raise OrnsteinError(f"the model already has an adapter '{settings.name}'", "Give LoRA(name=...) another.")
+        check_free(settings.name, attached(model), "LoRA")
         layers = hosts(model, tuple(settings.roles), settings.skip, "LoRA")
         self.settings, self.merge_number, self._strength = settings, 0, 1.0
         self.__dict__["model"] = model
-        self.fingerprint = _mark(model)
+        self.fingerprint = mark(model, attached(model))
         self.flags = freeze(model)
         g = torch.Generator().manual_seed(settings.seed)
         self.pairs = nn.ModuleList(LowRank(self, path, layer, settings.rank, g) for path, layer in layers.items())
@@ -49,8 +48,7 @@ class Attached(nn.Module):
 
     @strength.setter
     def strength(self, value: float) -> None:
-        if self.merged:
-            raise OrnsteinError(f"'{self.settings.name}' is merged at strength {self._strength}", "unmerge() it first.")
+        check_open(self)
         self._strength = value
 
     @property
@@ -66,14 +64,7 @@ class Attached(nn.Module):
         """Add the term to the weights, for speed. The originals are kept, so that `unmerge` is bit-exact."""
         if self.merged:
             raise OrnsteinError(f"adapter '{self.settings.name}' is merged already", "Merge once; unmerge() first.")
-        for pair in self.pairs:
-            weight = getattr(pair.layer, "weight", None)
-            if weight is None or not weight.is_floating_point():
-                what = f"adapter '{self.settings.name}' cannot be merged into the whole numbers of '{pair.path}'"
-                raise OrnsteinError(what, "Run it unmerged, or merge it into the float model and quantise that.")
-        for pair in self.pairs:
-            pair.original = pair.layer.weight.detach().clone()
-            pair.layer.weight.data.copy_(pair.original + pair.delta())  # added in the wider type, then rounded
+        take_in(self, LowRank.delta)
         self.merge_number = 1 + max(o.merge_number for o in attached(self.model).values())
 
     @torch.no_grad()
@@ -83,9 +74,7 @@ class Attached(nn.Module):
         if not self.merged or later:
             why = f"'{later[-1]}' was merged after it" if later and self.merged else "it is not merged"
             raise OrnsteinError(f"adapter '{self.settings.name}' cannot be unmerged: {why}", "The last one goes first.")
-        for pair in self.pairs:
-            pair.layer.weight.data.copy_(pair.original)
-            pair.original = None
+        put_back(self.pairs)
         self.merge_number = 0
 
     def detach(self) -> None:
@@ -93,15 +82,11 @@ class Attached(nn.Module):
         for pair in self.pairs:
             pair.handle.remove()
             pair.original = None
-        left = attached(self.model)
-        if not left:
-            restore(self.model, self.flags)
-        for other in left.values():
-            other.flags = {n: other.flags[n] or self.flags[n] for n in other.flags}
+        leave(self, attached(self.model))
 
     def named(self) -> dict[str, Tensor]:
         """A and B of every layer under the names that peft gives them."""
-        return {f"{p.path}.lora_{k}.weight": v for p in self.pairs for k, v in (("A", p.down), ("B", p.up))}
+        return named(self.pairs)
 
     def save(self, path: str | Path) -> Path:
         """One safetensors file with the settings and the fingerprint of the model. A merged strength is not saved."""
@@ -129,22 +114,9 @@ class LoRA:
 
 def attached(model: nn.Module) -> dict[str, Attached]:
     """The adapters that sit on a model, by name."""
-    pairs = (getattr(h, "__self__", None) for m in model.modules() for h in m._forward_hooks.values())
-    return {p.owner.settings.name: p.owner for p in pairs if isinstance(p, LowRank)}
+    return of_kind(model, LowRank)
 
 
 def load(path: str | Path, model: nn.Module, any_model: bool = False) -> Attached:
     """Attach a saved adapter. any_model: also to other weights of the same shape, such as the quantised model."""
-    settings, tensors = files.read(path, "lora", None if any_model else _mark(model))
-    adapter = LoRA(**settings)(model)
-    try:
-        files.fill(adapter.named(), tensors, path)
-    except OrnsteinError:
-        adapter.detach()
-        raise
-    return adapter
-
-
-def _mark(model: nn.Module) -> str:
-    """The model's fingerprint from before anything was merged into it."""
-    return next((o.fingerprint for o in attached(model).values()), None) or fingerprint(model)
+    return handles.load(path, "lora", LoRA, model, None if any_model else mark(model, attached(model)))

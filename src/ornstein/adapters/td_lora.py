@@ -10,7 +10,7 @@ and layer, and E r out a sample for the mixture. A merge takes the mixture of on
 to it stays beside them, so that the answer is right at every time.
 """
 
-# budget: the handle has what every adapter's has (merging, files, freezing), with times besides
+# budget: beside what every handle does (layers/handles) a router over times and the context of the call in progress
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ornstein.core.errors import OrnsteinError
-from ornstein.core.plan import fingerprint
 from ornstein.core.roles import role_of
 
-from .layers import files
-from .layers.hosts import freeze, hosts, restore
+from .layers import files, handles
+from .layers.handles import check_free, check_open, leave, mark, named, of_kind, put_back, take_in
+from .layers.hosts import freeze, hosts
 
 __all__ = ["TDLoRA", "Attached", "attached", "load"]
 
@@ -76,8 +76,7 @@ class Attached(nn.Module):
 
     def __init__(self, model: nn.Module, settings: TDLoRA) -> None:
         super().__init__()
-        if settings.name in attached(model):
-            raise OrnsteinError(f"the model already has an adapter '{settings.name}'", "Give TDLoRA(name=...) another.")
+        check_free(settings.name, attached(model), "TDLoRA")
         layers = hosts(model, tuple(settings.roles), settings.skip, "TDLoRA")
         names = list(inspect.signature(type(model).forward).parameters)[1:]
         told = next((n for n in TIMES if n in names), None)
@@ -85,8 +84,7 @@ class Attached(nn.Module):
             raise OrnsteinError(f"{type(model).__name__} is told no time, its arguments are {', '.join(names)}", "Use lora.")
         self.settings, self._strength, self.merged = settings, 1.0, False
         self.__dict__.update(model=model, told=(told, names.index(told)))
-        before = attached(model).values()
-        self.fingerprint = next((o.fingerprint for o in before), None) or fingerprint(model)
+        self.fingerprint = mark(model, attached(model))
         self.flags = freeze(model)
         g = torch.Generator().manual_seed(settings.seed)
         self.pairs = nn.ModuleList(Pair(self, path, layer, g) for path, layer in layers.items())
@@ -105,8 +103,7 @@ class Attached(nn.Module):
 
     @strength.setter
     def strength(self, value: float) -> None:
-        if self.merged:
-            raise OrnsteinError(f"'{self.settings.name}' is merged at strength {self._strength}", "unmerge() it first.")
+        check_open(self)
         self._strength = value
 
     @property
@@ -150,16 +147,11 @@ class Attached(nn.Module):
             raise OrnsteinError(f"adapter '{self.settings.name}' is merged already", "Merge once; unmerge() first.")
         if any(o.merged for o in attached(self.model).values()):
             raise OrnsteinError("another adapter of this kind is merged", "Merge one at a time.")
-        for pair in self.pairs:
-            weight = getattr(pair.layer, "weight", None)
-            if weight is None or not weight.is_floating_point():
-                what = f"adapter '{self.settings.name}' cannot be merged into the whole numbers of '{pair.path}'"
-                raise OrnsteinError(what, "Run it unmerged, or merge it into the float model and quantise that.")
         mix = self.weights(torch.tensor(0.0 if t is None else t))[0]
+        mix = torch.full_like(mix, 1 / len(mix)) if t is None else mix
+        take_in(self, lambda pair: pair.delta(mix))
         for pair in self.pairs:
-            pair.moved = torch.full_like(mix, 1 / len(mix)) if t is None else mix
-            pair.original = pair.layer.weight.detach().clone()
-            pair.layer.weight.data.copy_(pair.original + pair.delta(pair.moved))
+            pair.moved = mix
         self.merged = True
 
     @torch.no_grad()
@@ -167,25 +159,20 @@ class Attached(nn.Module):
         """The original weights, bit for bit."""
         if not self.merged:
             raise OrnsteinError(f"adapter '{self.settings.name}' cannot be unmerged: it is not merged", "merge() it first.")
+        put_back(self.pairs)
         for pair in self.pairs:
-            pair.layer.weight.data.copy_(pair.original)
-            pair.original = pair.moved = None
+            pair.moved = None
         self.merged = False
 
     def detach(self) -> None:
         """Off the model; what is merged stays for good. The last to go gives back every requires_grad."""
         for handle in (*self.handles, *(pair.handle for pair in self.pairs)):
             handle.remove()
-        left = attached(self.model)
-        if not left:
-            restore(self.model, self.flags)
-        for other in left.values():
-            other.flags = {n: other.flags[n] or self.flags[n] for n in other.flags}
+        leave(self, attached(self.model))
 
     def named(self) -> dict[str, Tensor]:
         """A and B of every layer by its path, and the router."""
-        found = {f"{p.path}.lora_{k}.weight": v for p in self.pairs for k, v in (("A", p.down), ("B", p.up))}
-        return found | ({} if self.router is None else {"router.weight": self.router, "router.bias": self.bias})
+        return named(self.pairs) | ({} if self.router is None else {"router.weight": self.router, "router.bias": self.bias})
 
     def save(self, path: str | Path) -> Path:
         """One safetensors file with the settings and the fingerprint of the model. A strength is not saved."""
@@ -215,18 +202,9 @@ class TDLoRA:
 
 def attached(model: nn.Module) -> dict[str, Attached]:
     """The adapters of this kind that sit on a model, by name."""
-    pairs = (getattr(h, "__self__", None) for m in model.modules() for h in m._forward_hooks.values())
-    return {p.owner.settings.name: p.owner for p in pairs if isinstance(p, Pair)}
+    return of_kind(model, Pair)
 
 
 def load(path: str | Path, model: nn.Module, any_model: bool = False) -> Attached:
     """Attach a saved adapter. any_model: also to other weights of the same shape, such as the quantised model."""
-    mark = next((o.fingerprint for o in attached(model).values()), None) or fingerprint(model)
-    settings, tensors = files.read(path, "td_lora", None if any_model else mark)
-    adapter = TDLoRA(**settings)(model)
-    try:
-        files.fill(adapter.named(), tensors, path)
-    except OrnsteinError:
-        adapter.detach()
-        raise
-    return adapter
+    return handles.load(path, "td_lora", TDLoRA, model, None if any_model else mark(model, attached(model)))

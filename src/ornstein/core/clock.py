@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .errors import OrnsteinError
 
-__all__ = ["Clock", "NoiseSource"]
+__all__ = ["Clock", "NoiseSource", "pick_token"]
 
 
 @dataclass(frozen=True)
@@ -101,3 +101,9 @@ class NoiseSource:
         ranked, copy = index[order], torch.empty_like(index)
         copy[order] = torch.arange(len(index), device=index.device) - torch.searchsorted(ranked, ranked)
         return NoiseSource(_mix(self.keys[index] + copy * 7919 + (generation + 1) * 104729))
+
+
+def pick_token(chances: Tensor, u: Tensor) -> Tensor:
+    """The token [...] at which the sum of `chances` [..., K] passes the share u [...] of it, u in (0, 1)."""
+    total = chances.cumsum(-1)
+    return (total <= u[..., None] * total[..., -1:]).sum(-1).clamp_max(chances.shape[-1] - 1)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ornstein.core.clock import NoiseSource
+from ornstein.core.clock import NoiseSource, pick_token
 from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.loop import Evaluate
 
@@ -69,9 +69,3 @@ class Unmask:
         keep = ((hidden * stay.double()).flatten(1).sum(1, keepdim=True) + 1e-4).floor()
         rank = sure.argsort(stable=True, dim=1).argsort(1)
         return torch.where(hidden & (rank >= keep).reshape(x.shape), said, x)
-
-
-def pick_token(chances: Tensor, u: Tensor) -> Tensor:
-    """The token [...] at which the sum of `chances` [..., K] passes the share u [...] of it, u in (0, 1)."""
-    total = chances.cumsum(-1)
-    return (total <= u[..., None] * total[..., -1:]).sum(-1).clamp_max(chances.shape[-1] - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,11 +13,12 @@ from torch import Tensor
 from ornstein.core import catalog
 from ornstein.core.loop import Controller, sample
 from ornstein.data.digits import Digits
+from ornstein.evidence import Row
 from ornstein.metrics.layers.digits import predict
 from ornstein.model import load
 from ornstein.testbeds import Mixture, Tokens
 
-__all__ = ["WAY", "batched", "bed", "classes_of", "counted", "digits", "linear", "spread", "tilted", "tokens", "wished"]
+__all__ = ["WAY", "batched", "bed", "classes_of", "counted", "digits", "judged", "linear", "spread", "tilted", "tokens", "wished"]
 
 WAY = torch.tensor([0.8, 0.6], dtype=torch.float64)  # the direction of the linear reward, of length 1
 CHUNK = 30  # samples at a time
@@ -105,3 +106,10 @@ def spread(x: Tensor, label: int) -> float:
         return 0.0
     far = [torch.pdist(v).mean() for v in (own, real)]
     return float(far[0] / far[1])
+
+
+def judged(name: str, kind: str, drawn: Sequence[Tensor], label: int, cost: str) -> list[Row]:
+    """The rows of digits drawn with one seed each, by judges that are not the reward."""
+    hit, varied = ([judge(x, label) for x in drawn] for judge in (classes_of, spread))
+    return [Row(name, kind, "digits of the wished class, by the other judge (higher)", hit, cost),
+            Row(name, kind, "distance between these, of real ones' (1)", varied)]  # fmt: skip

@@ -9,7 +9,7 @@ from ornstein.evidence._laws import energy
 from ornstein.steering.best_of_n import BestOfN
 from ornstein.steering.fk import FK
 
-from ._particles import batched, bed, classes_of, counted, digits, linear, spread, tilted, tokens, wished
+from ._particles import batched, bed, counted, digits, judged, linear, tilted, tokens, wished
 
 CLAIM = (
     "With the potential 'difference' one of 16 particles, drawn by its weight, lies nearer to p(x) exp(3 r(x)), known exactly, "
@@ -85,9 +85,7 @@ def pictures(seeds: int, count: int, steps: int) -> dict[str, list[Row]]:
         kind, seconds = "method" if name.startswith("FK") else "equal-cost", sum(s for _, s in done) / count / seeds
         calls = 4 if name == "best of 4" else 4 * (1 + len(part.points(steps)))
         cost = f"{4 * steps} NFE, {calls} rewards, {1e3 * seconds:.0f} ms a sample"
-        hit, varied = ([judge(x, LABEL) for x, _ in done] for judge in (classes_of, spread))
-        rows[name] = [Row(name, kind, "digits of the wished class, by the other judge (higher)", hit, cost),
-                      Row(name, kind, "distance between these, of real ones' (1)", varied)]  # fmt: skip
+        rows[name] = judged(name, kind, [x for x, _ in done], LABEL, cost)
     return rows
 
 

@@ -14,7 +14,7 @@ from ornstein.steering.rbf import RBF, converted
 from ornstein.steering.svdd import SVDD
 from ornstein.testbeds import Mixture
 
-from ._particles import classes_of, digits, spread, wished
+from ._particles import digits, judged, wished
 
 CLAIM = (
     "With 8 calls a step on average, and a reward that counts (how many of 8 numbers exceed 0.8), its mean reward exceeds those "
@@ -82,9 +82,7 @@ def pictures(seeds: int, count: int) -> list[Row]:
         done = [digits(part, count, STEPS, seed) for seed in range(seeds)]
         kind, ms = "method" if name == "RBF" else "equal-cost", 1e3 * sum(s for _, s in done) / count / seeds
         cost = f"{4 * STEPS} NFE, {4 if name == 'best of 4' else 4 * STEPS} rewards, {ms:.0f} ms a sample"
-        hit, varied = ([judge(x, LABEL) for x, _ in done] for judge in (classes_of, spread))
-        rows += [Row(name, kind, "digits of the wished class, by the other judge (higher)", hit, cost),
-                 Row(name, kind, "distance between these, of real ones' (1)", varied)]  # fmt: skip
+        rows += judged(name, kind, [x for x, _ in done], LABEL, cost)
     return rows
 
 

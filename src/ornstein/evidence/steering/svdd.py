@@ -12,7 +12,7 @@ from ornstein.steering.fk import FK
 from ornstein.steering.svdd import SVDD
 from ornstein.testbeds import Mixture
 
-from ._particles import batched, bed, classes_of, counted, digits, linear, spread, tilted, tokens, wished
+from ._particles import batched, bed, counted, digits, judged, linear, tilted, tokens, wished
 
 CLAIM = (
     "At as many calls 4 candidates a step make digits of the wished class at least twice as often as the best of 4, for a judge "
@@ -77,9 +77,7 @@ def pictures(seeds: int, count: int, steps: int) -> dict[str, list[Row]]:
         asked = 4 * steps if kind == "method" else 4 if part else 0
         ms = 1e3 * sum(s for _, s in done) / count / seeds
         cost = f"{4 * steps if part else steps} NFE, {asked} rewards, {ms:.0f} ms a sample"
-        hit, varied = ([judge(x, LABEL) for x, _ in done] for judge in (classes_of, spread))
-        rows[name] = [Row(name, kind, "digits of the wished class, by the other judge (higher)", hit, cost),
-                      Row(name, kind, "distance between these, of real ones' (1)", varied)]  # fmt: skip
+        rows[name] = judged(name, kind, [x for x, _ in done], LABEL, cost)
     return rows
 
 

@@ -5,6 +5,8 @@ for proportions the exact one of Clopper and Pearson ("The use of confidence or 
 of the binomial", 1934), which keeps a width where every sample passed and a bootstrap would have none.
 """
 
+# budget: a figure, its intervals and the checks of what it is measured on belong together, and every metric asks all three
+
 from __future__ import annotations
 
 import math

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ornstein.core.clock import NoiseSource
+from ornstein.core.clock import NoiseSource, pick_token
 from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.loop import State
 from ornstein.core.prediction import DISCRETE, Prediction
@@ -56,9 +56,7 @@ def _tokens(now: State, said: Prediction, key: int) -> Tensor:
 
 def _pick(chances: Tensor, noise: NoiseSource, key: int) -> Tensor:
     """One token [B, ...] each by chances [B, ..., K]."""
-    total = chances.cumsum(-1)
-    u = noise.uniform(key, chances.shape[1:-1], chances.device)[..., None]
-    return (total <= u * total[..., -1:]).sum(-1).clamp_max(chances.shape[-1] - 1)
+    return pick_token(chances, noise.uniform(key, chances.shape[1:-1], chances.device))
 
 
 def weigh(logs: Tensor) -> tuple[Tensor, Tensor]:

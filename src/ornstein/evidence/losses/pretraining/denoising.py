@@ -9,11 +9,12 @@ from ornstein.core.denoiser import Denoiser
 from ornstein.core.loop import sample
 from ornstein.data.digits import Digits
 from ornstein.evidence import Evidence, Row, verdict
-from ornstein.evidence._adam import Adam
 from ornstein.losses.pretraining.denoising import Denoising
 from ornstein.metrics.frechet import Frechet
 from ornstein.processes.vp import VP
 from ornstein.solvers.ddim import DDIM
+
+from ._fit import fit
 
 METRIC = "Frechet distance of 300 samples to held-out digits, features 'digits' (lower)"
 LOSSES = {
@@ -68,18 +69,13 @@ def _trained(loss: Denoising, seed: int, steps: int) -> Denoiser:
     network, data = Network(), Digits("train").images()
     generator = torch.Generator().manual_seed(seed)
     denoiser = Denoiser(network, VP("cosine"), "x0")
-    optimiser = Adam(network.parameters(), 2e-3, (0.9, 0.99), decay=0.01)
     weights = [p.detach() for p in network.parameters()]
     average = [p.clone() for p in weights]
-    for k in range(steps):
-        optimiser.lr = 2e-3 * min(1.0, (k + 1) / 30) * (1 - k / steps) ** 0.5
-        u = (torch.randperm(64, generator=generator) + torch.rand(64, generator=generator)) / 64
-        batch = {"x0": data[torch.randint(len(data), (64,), generator=generator)], "u": u}
-        loss(denoiser, batch, generator, k)["loss"].backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+
+    def follow(k: int) -> None:
         torch._foreach_lerp_(average, weights, max(0.02, 9 / (10 + k)))
+
+    fit(loss, denoiser, data, generator, steps, follow)
     with torch.no_grad():
         for p, mean in zip(weights, average):
             p.copy_(mean)

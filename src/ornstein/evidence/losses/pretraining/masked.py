@@ -10,10 +10,11 @@ from ornstein.codecs.tokens import Tokens as Quantiser
 from ornstein.core.denoiser import Denoiser
 from ornstein.data.digits import Digits
 from ornstein.evidence import Evidence, Row, verdict
-from ornstein.evidence._adam import Adam
 from ornstein.evidence.solvers._tokens import bed
 from ornstein.losses.pretraining.masked import MaskedCrossEntropy
 from ornstein.processes.masked import Masked
+
+from ._fit import fit
 
 CLAIM = (
     "At the exact denoiser the bound is the entropy of the data within three standard errors under every schedule, and a network "
@@ -73,15 +74,7 @@ def _trained(loss: MaskedCrossEntropy, seed: int, steps: int) -> float:
     network, generator, codec = Network(5), torch.Generator().manual_seed(seed), Quantiser(5)
     data, test = (codec.encode(Digits(s).images()) for s in ("train", "test"))
     denoiser = Denoiser(network, Masked(5), "logits")
-    optimiser = Adam(network.parameters(), 2e-3, (0.9, 0.99), decay=0.01)
-    for k in range(steps):
-        optimiser.lr = 2e-3 * min(1.0, (k + 1) / 30) * (1 - k / steps) ** 0.5
-        u = (torch.randperm(64, generator=generator) + torch.rand(64, generator=generator)) / 64
-        batch = {"x0": data[torch.randint(len(data), (64,), generator=generator)], "u": u}
-        loss(denoiser, batch, generator, k)["loss"].backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+    fit(loss, denoiser, data, generator, steps)
     with torch.no_grad():
         u, fixed = (torch.arange(8) + 0.5) / 8, torch.Generator().manual_seed(9)
         return sum(float(MaskedCrossEntropy()(denoiser, {"x0": test, "u": v.expand(len(test))}, fixed)["loss"]) for v in u) / 8
