@@ -1,6 +1,6 @@
 """The caches of the packages cache-dit and DeepCache beside ours: error, blocks computed, seconds, and neighbours.
 
-python benchmarks/peers_acceleration.py [--batch 4] [--steps 20] [--repeats 5] [--json FILE] [--out FILE.md]
+python benchmarks/peers_acceleration.py [--batch 4] [--steps 20] [--repeats 5] [--larger] [--json FILE] [--out FILE.md]
 
 On one DiT of diffusers with random weights, the same start and Euler steps. A package that is not installed is left out,
 and the table says so. What is computed is counted in FLOPs as they are done, so that parts that skip a branch, a block or
@@ -103,9 +103,12 @@ def dbcache(order: int = 0, last: int = 0, gated: bool = False) -> Callable[[nn.
 
 
 def contestants() -> list[Contestant]:
-    seer = lambda order, when: ours(lambda n, layers: {"name": "taylorseer", "order": order, "full_at": when(n, layers)})  # noqa: E731
-    found = [Contestant(f"taylorseer, order {order}{more}", "ornstein", seer(order, when)) for order in (1, 2)
-             for more, when in (("", lambda n, layers: scheduled(n)), (", denser", denser))]  # fmt: skip
+    seer = lambda order, grain, when: ours(lambda n, layers: {"name": "taylorseer", "order": order, "grain": grain,  # noqa: E731
+                                                              "full_at": when(n, layers)})  # fmt: skip
+    grains = ("branch", ""), ("trunk", ", trunk")
+    found = [Contestant(f"taylorseer, order {order}{said}{more}", "ornstein", seer(order, grain, when)) for order in (1, 2)
+             for grain, said in grains for more, when in (("", lambda n, layers: scheduled(n)), (", denser", denser))]  # fmt: skip
+    found += [Contestant("taylorseer, order 2, sparser", "ornstein", ours(f"taylorseer:interval=5,order=2,warmup={WARMUP}"))]
     found += [Contestant("firstblock", "ornstein", ours(f"firstblock:threshold={THRESHOLD},warmup={WARMUP}"))]
     if importlib.util.find_spec("cache_dit"):
         found += [Contestant("DBCache F1B0, threshold", "cache-dit", dbcache(gated=True)),
@@ -148,24 +151,32 @@ def compared(job: Task, repeats: int) -> tuple[list[dict[str, Any]], dict[str, l
     return lines, measure(ways, repeats, 1)
 
 
-def page(job: Task, lines: list[dict[str, Any]], seconds: dict[str, list[float]]) -> str:
+def table(job: Task, lines: list[dict[str, Any]], seconds: dict[str, list[float]]) -> list[str]:
     ratios = {n: statistics.median(a / b for a, b in zip(v, seconds["full"])) for n, v in seconds.items()}
-    text = ["# Caches of other packages beside ours", "",
-            "`python benchmarks/peers_acceleration.py --out docs/benchmarks/peers.md`. One DiT of diffusers with random weights "
-            f"({len(job.net.transformer_blocks)} blocks), {len(job.start)} samples, {job.steps} Euler steps. Evaluations: FLOPs "
-            "over those of one evaluation. Distance: relative L2 to the full walk; of fewer steps: that of "
-            "the plain walk with as many evaluations, rounded. Alone: the largest relative distance of a sample drawn alone to "
-            "itself in the batch; rounding is some 1e-7. Seconds over those of the full walk: a network as small as this one "
-            "shows what a cache adds to it, not what it saves on a large one. The parts with a schedule compute evaluations "
-            f"0 to {WARMUP - 1} and then every third ('denser': as many as DBCache's first blocks pay for); the others skip "
-            f"where the first residual moved less than {THRESHOLD:g}. TaylorSeer of ours forecasts each branch of each block by "
-            "itself, that of cache-dit the sum of all blocks but the first: nearer, and more to do.", "",
-            "| cache | of | evaluations | distance | fewer steps | alone | seconds |", "|---|---|---|---|---|---|---|"]
+    text = [f"## {len(job.net.transformer_blocks)} blocks of width {job.net.inner_dim}", "",
+            "| cache | of | evaluations | distance | fewer steps | alone | seconds |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     for line in sorted(lines, key=lambda v: v["distance"]):
         text.append(f"| {line['cache']} | {line['of']} | {line['evaluations']:.1f} | {line['distance']:.3g} | "
                     f"{line['fewer steps']:.3g} | {line['alone']:.1g} | {ratios[line['cache'] + ' (' + line['of'] + ')']:.2f} |")
+    return [*text, ""]
+
+
+def page(found: list[tuple[Task, list[dict[str, Any]], dict[str, list[float]]]]) -> str:
+    job = found[0][0]
+    text = ["# Caches of other packages beside ours", "",
+            f"`python benchmarks/peers_acceleration.py {'--larger ' if len(found) > 1 else ''}--out docs/benchmarks/peers.md`, one "
+            "thread of a machine with two CPU cores that others used too. DiTs of diffusers, random weights of 1 / sqrt(width), "
+            f"{len(job.start)} samples, {job.steps} Euler steps. Evaluations: FLOPs over those of one evaluation. Distance: "
+            "relative L2 to the full walk; of fewer steps: that of the plain walk with as many evaluations, rounded. Alone: the "
+            "largest relative distance of a sample drawn alone to itself in the batch; rounding is some 1e-7. Seconds over those "
+            "of the full walk: a small network shows what a cache adds to it, a larger one what it saves. The parts with a "
+            f"schedule compute evaluations 0 to {WARMUP - 1} and then every third ('denser': as many as DBCache's first blocks pay "
+            f"for; 'sparser': every fifth); the others skip where the first residual moved less than {THRESHOLD:g}. TaylorSeer of "
+            "ours forecasts each branch of each block by itself, and computes modulations, gates and norms anew; with the grain "
+            "'trunk' it forecasts what all blocks together add, and that of cache-dit what all but the first add.", ""]  # fmt: skip
+    text += [line for one in found for line in table(*one)]
     absent = [p for p in ("cache_dit", "DeepCache") if not importlib.util.find_spec(p)]
-    text += ["", *[f"Not installed here, so not in the table: {', '.join(absent)}." for _ in absent[:1]],
+    text += [*[f"Not installed here, so not in the tables: {', '.join(absent)}." for _ in absent[:1]],
              "`tests/acceleration/test_peers_packages.py` holds ours against theirs where the rules are the same: `deepcache` is "
              "the DeepCache package with `cache_branch_id = 3 (branch - 1) + 2` (1e-5), and `firstblock` is DBCache F1B0 where the "
              "batch is one (1e-5). With more samples they part: DBCache decides for the whole batch, `firstblock` for each "
@@ -178,17 +189,23 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__)
     for name, default in (("batch", 4), ("steps", 20), ("repeats", 5), ("layers", 6), ("width", 64)):
         ask.add_argument(f"--{name}", type=int, default=default)
+    ask.add_argument("--larger", action="store_true", help="also 12 blocks of width 256, with three turns")
     ask.add_argument("--json", type=Path)
     ask.add_argument("--out", type=Path)
     a = ask.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)  # what cache-dit says of every step of its own
-    job = task(layers=a.layers, width=a.width, size=16, batch=a.batch, steps=a.steps)
-    lines, seconds = compared(job, a.repeats)
+    found = []
+    for layers, width, repeats in [(a.layers, a.width, a.repeats)] + [(12, 256, min(a.repeats, 3))] * a.larger:
+        job = task(layers=layers, width=width, size=16, batch=a.batch, steps=a.steps)
+        for p in job.net.parameters():
+            p.data *= (64 / width) ** 0.5  # a wider network answers as calmly as the narrow one
+        found.append((job, *compared(job, repeats)))
     if a.out:
-        a.out.write_text(page(job, lines, seconds), encoding="utf-8")
+        a.out.write_text(page(found), encoding="utf-8")
     title = f"caches of other packages, batch {a.batch}, {a.steps} steps"
-    written(a.json, [report(title, seconds, "full", {}, lines=lines)])
+    written(a.json, [report(f"{title}, {len(job.net.transformer_blocks)} blocks", seconds, "full", {}, lines=lines)
+                     for job, lines, seconds in found])  # fmt: skip
 
 
 if __name__ == "__main__":

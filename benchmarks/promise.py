@@ -20,7 +20,8 @@ import ornstein
 from ornstein import cost, tune
 from ornstein.quality import Trial
 
-BOUNDS = {"latent": (0.03, 0.06, 0.12, 0.25), "perceptual": (0.002, 0.01, 0.03), "accuracy": (0.04,)}
+BOUNDS = {"latent": (0.03, 0.06, 0.12, 0.25), "perceptual": (0.002, 0.01, 0.03),
+          "ssim": (0.01, 0.03, 0.1), "accuracy": (0.04,)}
 FRESH = 55_555_555  # the first seed that no search sees
 
 

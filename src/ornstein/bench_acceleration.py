@@ -1,8 +1,9 @@
-"""Accelerations side by side on the shipped digits models, beside what as many FLOPs buy in fewer steps.
+"""Accelerations side by side on shipped models and on an exact network, beside what as much buys in fewer steps.
 
 Each acceleration with the settings with which its evidence says that it skips: FLOPs as they are done, distance to the full
-run of DDIM and to the solved equation, seconds. Beside it fewer steps of DDIM and of two solvers of the second order, at the
-same FLOPs rounded up to a whole step. With peers, the caches of diffusers and ours on one transformer of random weights.
+run of DDIM and to the solved equation, seconds. Beside it fewer steps of DDIM and of two solvers of the second order, and the
+network's answer kept, at the same FLOPs and in the same seconds, rounded up to a whole step. With peers, the caches of
+diffusers and ours on one transformer of random weights.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import importlib
 import json
 import math
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,34 +23,69 @@ import torch
 from torch import Tensor
 
 from ornstein.core import catalog
-from ornstein.core.errors import OrnsteinError
+from ornstein.core.clock import NoiseSource
+from ornstein.core.denoiser import guide
+from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.loop import sample
 from ornstein.core.record import write_atomic
 from ornstein.core.seam import Run, attach
-from ornstein.cost import flops
+from ornstein.cost import flops, now
+from ornstein.evidence.acceleration._ground import Reuse
 
-__all__ = ["Bench", "Line", "PeerLine", "Settings", "accelerations"]
+__all__ = ["Bench", "Ground", "Line", "PeerLine", "Settings", "accelerations"]
 
-MODELS = {"dit": "digits", "unet": "digits-unet"}
-EACH, MANY, TRUTH = 4, 100, "dpmpp2m"  # samples per seed; steps and solver of the solved equation
-OTHERS = {"ddim": ("ddim", "uniform"), "dpmpp2m": ("dpmpp2m", "uniform"), "deis:points=2": ("deis:points=2", "beta")}
+CPU = torch.device("cpu")
+MANY, TRUTH = 100, "dpmpp2m"  # steps and solver of the solved equation
+KEPT = "kept"  # the network's last answer, of steps evenly spread
+OTHERS = {"ddim": ("ddim", "uniform"), "dpmpp2m": ("dpmpp2m", "uniform"), "deis:points=2": ("deis:points=2", "beta"),
+          KEPT: ("ddim", "uniform")}  # fmt: skip
 # parts that learn: the field that takes what they learned, a file of models/digits that has their name
 SHIPPED = {"elastic": "routers", "dydit": "routers", "ilf": "predictor"}
 GUIDED = 2.0  # scale of guidance of the walk for caches that want one
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A model to measure on. prompts: in turn, one for each sample; none: the exact network, without a condition."""
+
+    kind: str  # what the evidence says that a part fits
+    what: str  # one sentence about it
+    prompts: tuple[str, ...] = ()
+    each: int = 4  # samples per seed
+    seeds: int = 100  # at most
+    tries: int = 100  # of the clock, at most
+    timed: int = 100  # seeds in the clock's runs, at most
+
+
+WORDS = "red apple", "birthday cake", "fox", "snowman", "rocket", "sunflower", "ghost", "blue heart"
+DATA, WIDTH = 112, 0.5  # digits in the exact network, and how far each of them is smeared
+GROUNDS = {
+    "digits": Ground("dit", "The shipped transformer of 6 blocks on 16 tokens.", tuple("0123456789")),
+    "digits-unet": Ground("unet", "The shipped U-Net.", tuple("0123456789")),
+    "exact": Ground("dit", f"The exact denoiser of {DATA} digits, each smeared by {WIDTH:g}, as a stem and 6 blocks of attention "
+                    "to a seventh of them each (testbeds.Network): nothing is learned, and the equation is solved in closed form. "
+                    "Its products are so small that its seconds are Python's."),
+    "emoji": Ground("dit", "The shipped transformer of 8 blocks on 64 tokens, told by text, under its plan's cfg:scale=3; every "
+                    "step asks it twice.", WORDS, 2, 4, 2, 1),
+}  # fmt: skip
+QUICK = "digits", "digits-unet", "exact"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured. only: names, or names with settings of one's own; empty: all."""
+    """What is measured. only: names, or names with settings of one's own; empty: all. models: names of GROUNDS."""
 
     steps: int = 20  # of the full run
     seeds: int = 4  # groups of samples, for the spread
     tries: int = 5  # of the clock
     only: tuple[str, ...] = ()
     peers: bool = False
+    models: tuple[str, ...] = QUICK
 
     def __post_init__(self) -> None:
+        if wrong := [m for m in self.models if m not in GROUNDS]:
+            raise unknown("model of this benchmark", wrong[0], GROUNDS)
         if min(self.steps - 1, self.seeds, self.tries) < 1:
             what = f"steps={self.steps}, seeds={self.seeds} and tries={self.tries} measure nothing"
             raise OrnsteinError(what, "Ask for at least two steps, one seed and one try.")
@@ -67,7 +103,7 @@ class Other:
 @dataclass(frozen=True)
 class Line:
     """One acceleration on one model. flops, seconds: over those of the full run; full, exact: relative L2 to the full run
-    and to the solved equation, per seed; others: what as many FLOPs buy otherwise, by name."""
+    and to the solved equation, per seed; others, hasty: what as many FLOPs and as many seconds buy otherwise, by name."""
 
     model: str
     name: str
@@ -76,10 +112,11 @@ class Line:
     full: tuple[float, ...]
     exact: tuple[float, ...]
     others: dict[str, Other] = field(default_factory=dict)
+    hasty: dict[str, Other] = field(default_factory=dict)
 
-    def beaten(self, truth: str = "exact") -> list[str]:
+    def beaten(self, truth: str = "exact", spent: str = "others") -> list[str]:
         """The other ways of spending as much that come nearer to 'full' or to 'exact', by the mean."""
-        return [n for n, o in self.others.items() if mean(getattr(o, truth)) <= mean(getattr(self, truth))]
+        return [n for n, o in getattr(self, spent).items() if mean(getattr(o, truth)) <= mean(getattr(self, truth))]
 
 
 @dataclass(frozen=True)
@@ -95,12 +132,14 @@ class PeerLine:
 
 @dataclass
 class Bench:
-    """What was measured, and what was left out and why."""
+    """What was measured, and what was left out and why. known: by model how far another solver in many steps ends from the
+    solved equation: what is nearer than that is not told apart."""
 
     settings: Settings
     lines: list[Line] = field(default_factory=list)
     peers: list[PeerLine] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    known: dict[str, float] = field(default_factory=dict)
 
 
 def mean(values: Sequence[float]) -> float:
@@ -110,9 +149,9 @@ def mean(values: Sequence[float]) -> float:
 # ---- what is compared
 
 
-def contenders(only: Sequence[str] = (), steps: int = 20) -> list[tuple[str, str, Any]]:
-    """(backbone, name as it is told, part) of every acceleration on every model that it fits. What it learned is taken from
-    the package where it ships; lists of steps are made for so many steps."""
+def contenders(only: Sequence[str] = (), steps: int = 20, models: Sequence[str] = QUICK) -> list[tuple[str, str, Any]]:
+    """(model, name as it is told, part) of every acceleration on every model that it fits. What it learned is taken from
+    the package where it ships for this model; lists of steps are made for so many steps."""
     wanted: dict[str, list[str]] = {}
     for text in only:
         name = catalog.find(catalog.parse(text)[0], "acceleration").name
@@ -123,19 +162,22 @@ def contenders(only: Sequence[str] = (), steps: int = 20) -> list[tuple[str, str
             continue
         _, trial, fits = importlib.import_module(f"ornstein.evidence.acceleration.{entry.name}").TRIAL
         for text in wanted.get(entry.name, [entry.name]):
-            told, spec = (text, text) if ":" in text else _usual(entry.name, trial, steps)
-            part = catalog.build("acceleration", spec)
-            found += [(backbone, told, part) for backbone in MODELS if backbone in fits]
+            for model in (m for m in models if GROUNDS[m].kind in fits):
+                told, spec = (text, text) if ":" in text else _usual(entry.name, trial, steps, model)
+                found.append((model, told, catalog.build("acceleration", spec)))
     return found
 
 
-def _usual(name: str, trial: str, steps: int) -> tuple[str, Any]:
+def _usual(name: str, trial: str, steps: int, model: str = "") -> tuple[str, Any]:
     """How it is told, and its specification."""
-    if name in SHIPPED:
+    if name in SHIPPED and model == "digits":
         weights = catalog.ROOT / "models" / "digits" / f"{name}.safetensors"
         return f"{name}, as shipped for digits", {"name": name, SHIPPED[name]: weights}
     if name == "skip":  # every third block in the odd steps
         return "skip, blocks 2 and 4 in odd steps", {"name": name, "blocks": tuple(((), (2, 4))[k % 2] for k in range(steps))}
+    if name == "switch":  # the evidence's table, again and again
+        table = tuple((0, 2, 1, 0, 0, 2, 1, 0, 1, 0)[k % 10] for k in range(steps))
+        return "switch, without 2, or 1 and 2", {"name": name, "subnets": ((), (2,), (1, 2)), "table": table}
     if name == "stepreuse":
         return "stepreuse, odd steps", {"name": name, "at": tuple(range(1, steps, 2))}
     return f"{name}:{trial}", f"{name}:{trial}"
@@ -145,74 +187,113 @@ def _usual(name: str, trial: str, steps: int) -> tuple[str, Any]:
 
 
 @cache
-def _denoiser(backbone: str) -> Any:
+def _ready(model: str) -> tuple[Any, Any, tuple[int, ...], Callable[[int], Any]]:
+    """Denoiser, guided as the model's plan is, its network, the shape of a sample, and the conditions of so many."""
+    ground = GROUNDS[model]
+    if not ground.prompts:
+        from ornstein.testbeds import Network
+
+        network = Network(_data(), catalog.build("processes", "flow"), WIDTH)
+        return network.denoiser, network, tuple(network.shape), lambda n: None
     from ornstein.model import load
 
-    return load(MODELS[backbone]).denoiser
+    loaded = load(model)
+    denoiser = guide(loaded.denoiser, *(catalog.build("guidance", g) for g in loaded.plan().guidance))
+    words = ground.prompts
+    return denoiser, loaded.backbone, tuple(loaded.shape), lambda n: loaded.encode([words[k % len(words)] for k in range(n)])
 
 
-def _draw(backbone: str, part: Any, steps: int, seeds: int, solver: str = "ddim", rule: str = "uniform") -> Tensor:
-    """[seeds * EACH, 1, 8, 8]: the digits 0 to 9 in turn, with the part attached for this long."""
-    denoiser, n = _denoiser(backbone), seeds * EACH
-    detach = attach(denoiser.backbone, part) if part is not None else (lambda: None)
+def _data() -> Tensor:
+    return catalog.build("data", "digits").images()[:DATA]
+
+
+def _seed(model: str, seeds: int) -> list[int]:
+    return [k // GROUNDS[model].each for k in range(seeds * GROUNDS[model].each)]
+
+
+def _draw(model: str, part: Any, steps: int, seeds: int, solver: str = "ddim", rule: str = "uniform") -> Tensor:
+    """[seeds * each, ...], with the part attached for this long."""
+    (denoiser, network, shape, cond), seed = _ready(model), _seed(model, seeds)
+    detach = attach(network, part) if part is not None else (lambda: None)
     try:
-        return sample(denoiser, (n, 1, 8, 8), catalog.build("solvers", solver), steps, rule=rule, run=Run(),
-                      cond={"label": torch.arange(n) % 10}, seed=[k // EACH for k in range(n)])  # fmt: skip
+        return sample(denoiser, (len(seed), *shape), catalog.build("solvers", solver), steps, rule=rule, run=Run(),
+                      cond=cond(len(seed)), seed=seed)  # fmt: skip
     finally:
         detach()
 
 
-def _counted(backbone: str, part: Any, steps: int, seeds: int) -> tuple[Tensor, int]:
+def _counted(model: str, part: Any, steps: int, seeds: int) -> tuple[Tensor, int]:
     """Samples, and FLOPs of products and convolutions."""
     kept: list[Tensor] = []
-    count = flops(lambda: kept.append(_draw(backbone, part, steps, seeds)))
+    count = flops(lambda: kept.append(_draw(model, part, steps, seeds)))
     return kept[0], count
 
 
 @cache
-def _full(backbone: str, steps: int, seeds: int) -> tuple[Tensor, int]:
-    return _counted(backbone, None, steps, seeds)
+def _full(model: str, steps: int, seeds: int) -> tuple[Tensor, int]:
+    return _counted(model, None, steps, seeds)
 
 
 @cache
-def _exact(backbone: str, seeds: int) -> Tensor:
-    return _draw(backbone, None, MANY, seeds, TRUTH)
+def _exact(model: str, seeds: int) -> Tensor:
+    """The solved equation: by the closed form where there is one, else in many steps."""
+    if GROUNDS[model].prompts:
+        return _draw(model, None, MANY, seeds, TRUTH)
+    from ornstein.testbeds import Mixture
+
+    (denoiser, _, shape, _), seed = _ready(model), _seed(model, seeds)
+    start = NoiseSource.of(seed, range(len(seed))).draw(-1, torch.empty(len(seed), *shape))
+    mixture = Mixture(_data().flatten(1), torch.tensor(WIDTH), denoiser.process)
+    return mixture.exact(denoiser.process.prior(start).flatten(1), steps=MANY).reshape(start.shape)
 
 
-def _distances(x: Tensor, truth: Tensor) -> tuple[float, ...]:
+def _distances(x: Tensor, truth: Tensor, each: int) -> tuple[float, ...]:
     """Relative L2 per seed."""
-    x, truth = (v.reshape(len(v) // EACH, -1) for v in (x, truth))
+    x, truth = (v.reshape(len(v) // each, -1) for v in (x, truth))
     return tuple(float(f"{d:.5g}") for d in ((x - truth).norm(dim=1) / truth.norm(dim=1)).tolist())
 
 
 @cache
-def _other(backbone: str, name: str, n: int, steps: int, seeds: int) -> Other:
-    x = _draw(backbone, None, n, seeds, *OTHERS[name])
-    return Other(n, _distances(x, _full(backbone, steps, seeds)[0]), _distances(x, _exact(backbone, seeds)))
+def _other(model: str, name: str, n: int, steps: int, seeds: int) -> Other:
+    n = min(n, steps) if name == KEPT else n
+    kept = Reuse(Fraction(steps, n)) if name == KEPT else None
+    x, each = _draw(model, kept, steps if kept else n, seeds, *OTHERS[name]), GROUNDS[model].each
+    return Other(n, _distances(x, _full(model, steps, seeds)[0], each), _distances(x, _exact(model, seeds), each))
 
 
-def _seconds(backbone: str, part: Any, settings: Settings) -> float:
+def _seconds(model: str, part: Any, settings: Settings) -> float:
     """Seconds with the part over those without, the median over tries that follow one another at once."""
-    ratios = []
-    for k in range(settings.tries + 1):
+    ratios, ground = [], GROUNDS[model]
+    for k in range(min(settings.tries, ground.tries) + 1):
         spent = {}
         for what in (None, part) if k % 2 else (part, None):
-            began = time.perf_counter()
-            _draw(backbone, what, settings.steps, settings.seeds)
-            spent[what is None] = time.perf_counter() - began
+            began = now(CPU)
+            _draw(model, what, settings.steps, min(settings.seeds, ground.timed))
+            spent[what is None] = now(CPU) - began
         ratios.append(spent[False] / spent[True])
     return statistics.median(ratios[1:])  # the first one warms up
 
 
-def measure(backbone: str, told: str, part: Any, settings: Settings) -> Line:
-    """One line of the table."""
-    steps, seeds = settings.steps, settings.seeds
-    (full, whole), (x, done) = _full(backbone, steps, seeds), _counted(backbone, part, steps, seeds)
-    share = done / whole
-    n = max(1, math.ceil(share * steps - 0.01))
-    others = {name: _other(backbone, name, n, steps, seeds) for name in OTHERS}
-    exact = _distances(x, _exact(backbone, seeds))
-    return Line(MODELS[backbone], told, share, _seconds(backbone, part, settings), _distances(x, full), exact, others)
+def measure(model: str, told: str, part: Any, settings: Settings) -> Line:
+    """One line of the table. What saves nothing has no others in as many seconds."""
+    steps, seeds, each = settings.steps, min(settings.seeds, GROUNDS[model].seeds), GROUNDS[model].each
+    (x, done), (full, whole) = _counted(model, part, steps, seeds), _full(model, steps, seeds)
+    share, exact = done / whole, _distances(x, _exact(model, seeds), each)
+    seconds, spent = _seconds(model, part, settings), []
+    for cost in (share, seconds if saves(share, steps) else 0):
+        n = max(1, math.ceil(cost * steps - 0.01))
+        spent.append({name: _other(model, name, n, steps, seeds) for name in OTHERS if cost})
+    return Line(model, told, share, seconds, _distances(x, full, each), exact, *spent)
+
+
+def known(model: str, settings: Settings) -> float:
+    """How far from the solved equation another solver in as many steps ends."""
+    return mean(_other(model, "deis:points=2", MANY, settings.steps, min(settings.seeds, GROUNDS[model].seeds)).exact)
+
+
+def saves(share: float, steps: int) -> bool:
+    """Half a step or more."""
+    return share <= 1 - 0.5 / steps
 
 
 def peer_lines(settings: Settings) -> list[PeerLine]:
@@ -244,24 +325,51 @@ def peer_lines(settings: Settings) -> list[PeerLine]:
 
 def accelerations(settings: Settings, out: Path | None = None,
                   progress: Callable[[int, int, str], None] | None = None) -> Bench:  # fmt: skip
-    """Measure all; progress(done, total, what) after each line. With a folder `out`, the report is written there."""
-    plan, bench = contenders(settings.only, settings.steps), Bench(settings)
+    """Measure all; progress(done, total, what) after each line. With a folder `out`, the report is written there, with what
+    an earlier one has of other models."""
+    plan, bench = contenders(settings.only, settings.steps, settings.models), Bench(settings)
     total = len(plan) + settings.peers
-    for done, (backbone, told, part) in enumerate(plan, 1):
+    for done, (model, told, part) in enumerate(plan, 1):
         try:
-            bench.lines.append(measure(backbone, told, part, settings))
+            bench.lines.append(measure(model, told, part, settings))
         except OrnsteinError as error:
-            bench.left_out[f"{told} on {MODELS[backbone]}"] = str(error)
+            bench.left_out[f"{told} on {model}"] = str(error)
         if progress is not None:
-            progress(done, total, f"{MODELS[backbone]}: {told}")
-    bench.lines.sort(key=lambda line: (line.model, mean(line.full)))
+            progress(done, total, f"{model}: {told}")
+    bench.known = {m: known(m, settings) for m in dict.fromkeys(line.model for line in bench.lines)}
     if settings.peers:
         bench.peers = peer_lines(settings)
         if progress is not None:
             progress(total, total, "caches of diffusers")
     if out:
+        bench = joined(bench, out / "acceleration.json")
+    places = list(GROUNDS)
+    bench.lines.sort(key=lambda line: (places.index(line.model), mean(line.full)))
+    if out:
         report(bench, out)
     return bench
+
+
+def joined(bench: Bench, file: Path) -> Bench:
+    """With the lines of other models, and the peers, that the file has under the same settings."""
+    told = json.loads(file.read_bytes()) if file.is_file() else {}
+    mine = bench.settings
+    alike = ("steps", "seeds", "tries", "only")
+    if told.get("format") != FORMAT or any(_read(told["settings"][k]) != getattr(mine, k) for k in alike):
+        return bench
+    before = [line for line in told["lines"] if line["model"] not in mine.models]
+    lines = [Line(**{k: _read(v) for k, v in line.items()}) for line in before]
+    left = {k: v for k, v in told["left_out"].items() if k.rpartition(" on ")[2] not in mine.models}
+    peers = bench.peers or [PeerLine(**p) for p in told["peers"]]
+    models = {*mine.models, *told["settings"]["models"]}
+    settings = replace(mine, peers=bool(peers), models=tuple(m for m in GROUNDS if m in models))
+    return Bench(settings, bench.lines + lines, peers, bench.left_out | left, told["known"] | bench.known)
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: Other(v["steps"], tuple(v["full"]), tuple(v["exact"])) for k, v in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 # ---- what is told
@@ -277,34 +385,48 @@ def report(bench: Bench, out: Path) -> list[Path]:
     return files
 
 
-COLUMNS = ("acceleration", "FLOPs", "seconds", "steps", *(f"{n}{w}" for w in ("", " *") for n in ("itself", *OTHERS)))
+COLUMNS = ("acceleration", "FLOPs", "seconds", "steps", *(f"{n}{w}" for w in ("", " *") for n in ("itself", *OTHERS)),
+           "in as many seconds", "in as many seconds *")  # fmt: skip
 
 
 def cells(line: Line, mark: Callable[[str], str]) -> list[str]:
-    """One row under COLUMNS: the nearest of each four is marked; the second four are to the solved equation."""
+    """One row under COLUMNS: the nearest of each five is marked; the second five are to the solved equation. Then the nearest
+    of what as many seconds buy, marked where it is nearer than the acceleration."""
     row = [line.name, f"{line.flops:.2f}", f"{line.seconds:.2f}", str(next(iter(line.others.values())).steps)]
     for truth in ("full", "exact"):
         values = [mean(getattr(v, truth)) for v in (line, *line.others.values())]
         row += [mark(f"{v:.3g}") if v == min(values) else f"{v:.3g}" for v in values]
+    for truth in ("full", "exact"):
+        best = min(line.hasty.items(), key=lambda o: mean(getattr(o[1], truth)), default=None)
+        told = f"{mean(getattr(best[1], truth)):.3g}, {best[0]} {best[1].steps}" if best else ""
+        row.append(mark(told) if line.beaten(truth, "hasty") else told)
     return row
 
 
 def legend(settings: Settings) -> str:
     return (f"FLOPs and seconds over those of the full run, ddim with {settings.steps} steps; steps: what as many FLOPs buy, "
-            "rounded up (deis on the beta grid); then the relative L2 distance to the full run, and under * to the solved "
-            f"equation, {TRUTH} with {MANY} steps, mean over {settings.seeds} seeds of {EACH} digits. Seconds (tries: "
-            f"{settings.tries}) are of these small models, where what a part adds to the network weighs most.")  # fmt: skip
+            "rounded up (deis on the beta grid; kept: the network's answer of that many steps, evenly spread, for all, which for "
+            "ddim is a coarser grid); then the relative L2 distance to the full run, and under * to the solved equation, "
+            f"{TRUTH} with {MANY} steps, mean over seeds; last the nearest of what as many seconds buy, with its steps. Seconds "
+            "are of these small models, where what a part adds to the network weighs most.")  # fmt: skip
+
+
+def about(model: str, bench: Bench) -> str:
+    g = GROUNDS[model]
+    seeds, tries = min(bench.settings.seeds, g.seeds), min(bench.settings.tries, g.tries)
+    near = f" From the solved equation {MANY} steps of deis:points=2 end {bench.known[model]:.2g}: nearer is not told apart."
+    return f"{g.what} Seeds: {seeds}, of {g.each} samples each; tries of the clock: {tries}.{near if model in bench.known else ''}"
 
 
 def markdown(bench: Bench) -> str:
-    lines = ["# Accelerations beside fewer steps", "", f"`ornstein bench acceleration`. {legend(bench.settings)} **Bold**: the "
-             "nearest of the row.", *_tables(bench)]  # fmt: skip
+    lines = ["# Accelerations beside fewer steps", "", "`ornstein bench acceleration`; the emoji, which take minutes, by `--model "
+             f"emoji`. {legend(bench.settings)} **Bold**: the nearest of the row.", *_tables(bench)]  # fmt: skip
     if bench.peers:
         lines += ["", "## Beside the caches of diffusers", "", PEERS, "", "| cache | of | FLOPs | seconds | distance |",
                   "|---|---|---|---|---|"]  # fmt: skip
         lines += [f"| {p.name} | {p.whose} | {p.flops:.2f} | {p.seconds:.2f} | {p.full:.3g} |" for p in bench.peers]
     if bench.left_out:
-        lines += ["", "## Left out", "", *(f"- {name}: {why}" for name, why in bench.left_out.items())]
+        lines += ["", "## Left out", "", *(f"- {why}" for why in _reasons(bench))]
     return "\n".join(lines) + "\n"
 
 
@@ -314,25 +436,37 @@ PEERS = ("On one DiT of diffusers with random weights, the same start and Euler 
          f"{GUIDED:g}, both branches in one batch), and is compared with the full guided walk.")
 
 
+def _reasons(bench: Bench) -> list[str]:
+    """What was left out, together where the reason is one."""
+    found: dict[str, list[str]] = {}
+    for name, why in bench.left_out.items():
+        found.setdefault(why, []).append(name)
+    return [f"{', '.join(names)}: {why}" for why, names in found.items()]
+
+
 def _tables(bench: Bench) -> list[str]:
     lines = []
     for model in dict.fromkeys(line.model for line in bench.lines):
         mine = [line for line in bench.lines if line.model == model]
-        lines += ["", f"## {model}", "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+        lines += ["", f"## {model}", "", about(model, bench), "", "| " + " | ".join(COLUMNS) + " |"]
+        lines.append("|---" * len(COLUMNS) + "|")
         lines += ["| " + " | ".join(cells(line, lambda v: f"**{v}**")) + " |" for line in mine]
         lines += ["", verdict(mine, bench.settings.steps)]
     return lines
 
 
 def verdict(lines: Sequence[Line], steps: int) -> str:
-    """One sentence: how many of those that save half a step or more beat everything that as many FLOPs buy."""
-    real = [line for line in lines if line.flops <= 1 - 0.5 / steps]
-    told = []
-    for truth, what in (("full", "stay nearer to the full run than all fewer steps"), ("exact", "to the solved equation")):
-        names = [line.name.partition(":")[0] for line in real if not line.beaten(truth)]
-        told.append(f"{len(names)} of {len(real)} {what}{': ' if names else ''}{', '.join(names)}")
-    idle = [line.name.partition(":")[0] for line in lines if line not in real]
-    return "; ".join(told) + (f". Not counted, as they save less than half a step: {', '.join(idle)}." if idle else ".")
+    """Two sentences: how many of those that save half a step or more beat all that as many FLOPs, and seconds, buy."""
+    real, told = [line for line in lines if saves(line.flops, steps)], []
+    for spent, what in (("others", "FLOPs"), ("hasty", "seconds")):
+        parts = []
+        for truth, goal in (("full", "stay nearer to the full run than all else"), ("exact", "to the solved equation")):
+            names = [line.name.partition(":")[0].partition(",")[0] for line in real if not line.beaten(truth, spent)]
+            parts.append(f"{len(names)} of {len(real)} {goal}{': ' if names else ''}{', '.join(names)}")
+        told.append(f"Of as many {what}, {'; '.join(parts)}.")
+    if idle := [line.name.partition(":")[0] for line in lines if line not in real]:
+        told.append(f"Not counted, as they save less than half a step: {', '.join(idle)}.")
+    return " ".join(told)
 
 
 def show(bench: Bench, console: Any, table: Callable[..., Any]) -> None:
@@ -350,5 +484,5 @@ def show(bench: Bench, console: Any, table: Callable[..., Any]) -> None:
             made.add_row(p.name, p.whose, f"{p.flops:.2f}", f"{p.seconds:.2f}", f"{p.full:.3g}")
         console.print(made, f"[dim]{PEERS}[/]", "", sep="\n")
     console.print(f"[dim]{legend(bench.settings)}[/]" if bench.lines else "")
-    for name, why in bench.left_out.items():
-        console.print(f"[dim]left out: {name}: {why}[/]")
+    for why in _reasons(bench):
+        console.print(f"[dim]left out: {why}[/]")

@@ -40,6 +40,8 @@ Processes = Annotated[list[str] | None, typer.Option("--process", help="Of solve
 Seeds = Annotated[int, typer.Option(help="Of solvers and acceleration: groups of trajectories, for the spread.")]
 Hasty = Annotated[bool, typer.Option("--quick", help="Of solvers and acceleration: half a minute.")]
 Names = Annotated[list[str] | None, typer.Option("--only", help="Of solvers and acceleration: this method. Repeatable.")]
+Grounds = Annotated[list[str] | None, typer.Option("--model", help="Of acceleration: digits, digits-unet, exact or emoji (slow). "
+                                                   "Repeatable. Default: all but emoji.")]  # fmt: skip
 Beside = Annotated[bool, typer.Option("--peers", help="Of acceleration: with the caches of diffusers.")]
 BenchFolder = Annotated[Path | None, typer.Option(help="Folder for the tables: `out/bench-WHAT`. What it has is kept.")]
 
@@ -47,7 +49,7 @@ BenchFolder = Annotated[Path | None, typer.Option(help="Folder for the tables: `
 @app.command()
 def bench(what: Subject, plans: Plans = None, metric: Metrics = None, count: Count = 32, rounds: Rounds = 3, batch: Batch = 16,
           seed: Seed = 0, prompts_file: PromptsFile = None, against: Against = None, nfe: Nfe = None, process: Processes = None,
-          only: Names = None, seeds: Seeds = 5, quick: Hasty = False, peers: Beside = False,
+          only: Names = None, seeds: Seeds = 5, quick: Hasty = False, peers: Beside = False, model: Grounds = None,
           out: BenchFolder = None) -> None:  # fmt: skip
     """Compare plans on a model beside fewer steps: loss with intervals, seconds, pictures. Interrupted, it goes on.
 
@@ -58,12 +60,16 @@ def bench(what: Subject, plans: Plans = None, metric: Metrics = None, count: Cou
     ornstein bench solvers --quick
 
     ornstein bench acceleration --only taylorseer:interval=4 --only firstblock --peers
+
+    ornstein bench acceleration --model emoji
     """
     out = out or Path(f"out/bench-{Path(what).stem}")
+    if what == "acceleration":
+        return _bench_acceleration(_numbers(nfe), process, tuple(only or ()), seeds, quick, peers, tuple(model or ()), out)
+    if model:
+        raise OrnsteinError(f"--model is for acceleration, and this is {what}", "Leave it out, or bench acceleration.")
     if what == "solvers":
         return _bench_solvers(_numbers(nfe), process, tuple(only or ()), seeds, quick, peers, out)
-    if what == "acceleration":
-        return _bench_acceleration(_numbers(nfe), process, tuple(only or ()), seeds, quick, peers, out)
     others = {"--nfe": nfe, "--process": process, "--only": only, "--quick": quick, "--peers": peers}
     if given := [name for name, value in others.items() if value]:
         raise OrnsteinError(f"{', '.join(given)}: only for solvers and acceleration", "Leave it out, or bench one of these.")
@@ -152,14 +158,15 @@ def _bench_solvers(numbers: tuple[int, ...], process: Any, only: tuple[str, ...]
 
 
 def _bench_acceleration(numbers: tuple[int, ...], process: Any, only: tuple[str, ...], seeds: int, quick: bool, peers: bool,
-                        out: Path) -> None:  # fmt: skip
+                        models: tuple[str, ...], out: Path) -> None:  # fmt: skip
     if len(numbers) > 1 or process:
-        raise OrnsteinError("acceleration is measured on the flow models of the digits, with one number of steps",
+        raise OrnsteinError("acceleration is measured on flow models, with one number of steps",
                             "Give no --process and one --nfe, such as --nfe 20.")  # fmt: skip
     from ornstein import bench_acceleration as benchmark
 
-    settings = benchmark.Settings(*numbers[:1] or (20,), min(seeds, 2) if quick else seeds, 1 if quick else 5, only, peers)
-    benchmark.contenders(only, settings.steps)  # a mistake is told before the bar appears
+    settings = benchmark.Settings(*numbers[:1] or (20,), min(seeds, 2) if quick else seeds, 1 if quick else 5, only, peers,
+                                  models or benchmark.QUICK)  # fmt: skip
+    benchmark.contenders(only, settings.steps, settings.models)  # a mistake is told before the bar appears
     with _bar("{task.description}") as bar:
         task = bar.add_task("acceleration", total=None)
 

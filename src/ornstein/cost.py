@@ -27,9 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from ornstein.core.clock import Clock
 from ornstein.core.effects import Effects
@@ -38,6 +36,7 @@ from ornstein.core.plan import Plan, fingerprint
 from ornstein.core.record import Record, write_atomic
 from ornstein.core.seam import Run, attach, running
 from ornstein.core.sites import Site
+from ornstein.evidence._flops import Flops, Mode
 from ornstein.model import Model, _autocast
 
 __all__ = ["Cost", "Profile", "flops", "now", "peak_bytes", "predict", "profile"]
@@ -87,7 +86,7 @@ def now(device: torch.device) -> float:
     return time.process_time() if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
 
 
-class _Live(TorchDispatchMode):
+class _Live(Mode):
     """Bytes of the tensors that are made inside and still alive, and their peak."""
 
     def __init__(self) -> None:
@@ -119,9 +118,9 @@ def peak_bytes(work: Callable[[], Any]) -> int:
 
 def flops(work: Callable[[], Any]) -> int:
     """Of products and convolutions; attention unfused, since fused kernels are not counted on a CPU."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with Flops() as counted, sdpa_kernel(SDPBackend.MATH):
         work()
-    return counter.get_total_flops()
+    return counted.total
 
 
 class _Meter:
@@ -158,9 +157,9 @@ def _meters(device: torch.device) -> list[tuple[_Meter, Any, int]]:
         live.peak = max(live.peak, began[0])
         return inside
 
-    counter, live = FlopCounterMode(display=False), _Live()
+    counter, live = Flops(), _Live()
     clocked = (lambda: now(device), lambda began: now(device) - began)
-    counted = (counter.get_total_flops, lambda began: counter.get_total_flops() - began)
+    counted = (lambda: counter.total, lambda began: counter.total - began)
     probes = ((clocked, None, TRIES), (counted, counter, 1), ((enter, leave), live, 1))
     return [(_Meter(*probe, grains), context, calls) for grains in GRAINS for probe, context, calls in probes]
 
@@ -172,7 +171,7 @@ def _measure(model: Model, batch: int, prompts: Sequence[Any], dtype: str) -> di
     cond = model.encode([prompts[i % len(prompts)] for i in range(batch)])
     found: dict[str, list[float]] = {}
     for meter, context, calls in _meters(device):
-        unfused = sdpa_kernel(SDPBackend.MATH) if isinstance(context, FlopCounterMode) else nullcontext()
+        unfused = sdpa_kernel(SDPBackend.MATH) if isinstance(context, Flops) else nullcontext()
         with ExitStack() as stack:
             try:
                 stack.callback(attach(model.backbone, meter))

@@ -22,7 +22,7 @@ from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.plan import Plan
 from ornstein.model import Model
 
-__all__ = ["LOSSES", "Loss", "Trial", "student"]
+__all__ = ["LOSSES", "Loss", "Trial", "fewest", "student"]
 
 GROUPS = 8  # that a distributional loss leaves out in turn
 WORDS = {
@@ -160,8 +160,8 @@ class Trial:
                                 "Take a loss of pictures, such as rms, accuracy or frechet.")  # fmt: skip
         if metric == "accuracy":
             self._labels(count)
-        if metric not in (*PAIRED, "accuracy") and count < 8 * GROUPS:
-            raise OrnsteinError(f"{count} pictures are too few for {metric}", f"Give {8 * GROUPS} or more.")
+        if count < fewest(metric):
+            raise OrnsteinError(f"{count} pictures are too few for {metric}", f"Give {fewest(metric)} or more.")
 
     def loss(self, metric: str, x: Tensor, seed: int) -> Loss:
         """Of latents x [n, ...] that were drawn with this seed."""
@@ -225,6 +225,11 @@ class Trial:
         groups, whole = rows.tensor_split(GROUPS), further(rows)
         less = [further(torch.cat([g for g in groups if g is not out])) for out in groups]
         return torch.tensor([GROUPS * whole - (GROUPS - 1) * v for v in less], dtype=torch.float64)
+
+
+def fewest(metric: str) -> int:
+    """Pictures that this loss needs."""
+    return 1 if metric in (*PAIRED, "accuracy") else 8 * GROUPS
 
 
 def _paired(metric: str) -> Callable[[Tensor, Tensor], Tensor]:

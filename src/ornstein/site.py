@@ -247,7 +247,7 @@ def _trained(file: Path) -> list[Mark]:
         if line["model"] != "digits":
             continue
         told = [(line["name"], line["flops"] * STEPS, line["exact"])]
-        told += [(f"{n}, {o['steps']} steps", float(o["steps"]), o["exact"]) for n, o in line["others"].items()]
+        told += [(f"{n}, {o['steps']} steps", float(o["steps"]), o["exact"]) for n, o in line["others"].items() if n != "kept"]
         for name, cost, far in told:
             found[name] = (name, cost, sum(far) / len(far), min(far), max(far))
     return list(found.values())

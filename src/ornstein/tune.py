@@ -1,11 +1,10 @@
 """The fastest plan that keeps a bound on the quality of *this* model: searched, then promised on seeds the search never saw.
 
 The search spends little where little is at stake. First the bound is put in terms of the error of the latents, which few
-samples tell. Then each solver and grid is given the fewest steps that keep it (by halving); the best go on with what
-can be added to them: accelerations, guidance in an interval, compression, and pairs of what helped, each under the rules of
-Effects. The finalists are measured by the metric itself on more samples, and then, cheapest first, on fresh seeds: the
-first whose mean loss is below the bound with the confidence asked for, shared among the attempts, is the plan. Where none
-is, the answer is no plan but the best that was found.
+samples tell, and the fastest way to run the network that costs hardly any of it (bfloat16, int8) is taken. Then each solver
+and grid is given the fewest steps that keep the bound (by halving); the best go on with what can be added to them:
+accelerations, guidance in an interval, and pairs of what helped, each under the rules of Effects. What comes
+after is in `ornstein.finals`: the best are measured by the metric itself and then promised on fresh seeds, or none is.
 """
 
 from __future__ import annotations
@@ -27,56 +26,20 @@ from ornstein.core import catalog
 from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.plan import Plan, fingerprint
 from ornstein.core.record import write_atomic
-from ornstein.cost import Cost, now, predict
+from ornstein.cost import Cost, predict
+from ornstein.finals import LEAST, SLACK, SOME, WORTH, Finals, Goal, Point, seconds
 from ornstein.model import Model
-from ornstein.quality import LOSSES, PAIRED, Loss, Trial
+from ornstein.quality import PAIRED, Trial, fewest
 
 __all__ = ["Goal", "Point", "Tuned", "tune"]
 
-LADDER = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 25, 30, 40, 50)
+LADDER = (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 23, 26, 30, 35, 40, 50)
 SOLVERS = ("deis", "deis:points=2", "deis:points=3", "dpmpp2m", "unipc", "pndm", "ddim")
 GRIDS = ("beta", "uniform", "logsnr")
 SAMPLERS = ("halving", "optuna")
-OBJECTIVES = ("seconds", "memory", "flops")
-FEW, SOME, MANY, ATTEMPTS = 8, 64, 256, 4  # samples of the search, of the finals and of the promise; how often it is tried
-LEAST = 48  # of the promise, however short the time
-KEPT, FINALISTS = 3, 6
-PROMISE = 1_000_003  # the first seed of the promise: far from those of the search
-LIKELY = 0.75  # how sure a finalist must keep the bound
-SLACK = 1.15  # by how much the few samples of the search may be wrong
-COMPILE = 120.0  # seconds that must be left for compiled code to be tried
+FEW = 16  # samples of the search
+KEPT = 3  # of the best, to which something is added
 SAVE = 5.0  # seconds between two savings
-
-
-@dataclass(frozen=True)
-class Goal:
-    """metric: a loss; max_loss: the bound on its mean; objective: what is made small; confidence: of the promise."""
-
-    metric: str = "latent"
-    max_loss: float = 0.05
-    objective: str = "seconds"
-    confidence: float = 0.95
-
-    def __post_init__(self) -> None:
-        if self.metric not in LOSSES:
-            raise unknown("loss", self.metric, LOSSES)
-        if self.objective not in OBJECTIVES:
-            raise unknown("objective", self.objective, OBJECTIVES)
-        if not (0 < self.max_loss < math.inf and 0.5 <= self.confidence < 1):
-            raise OrnsteinError(f"max_loss={self.max_loss} with confidence {self.confidence} is nothing to search for",
-                                "Give a loss above 0, and a confidence such as 0.95.")  # fmt: skip
-
-
-@dataclass
-class Point:
-    """One plan that was tried. loss: by the few samples' latents, then by the metric; share: of the reference's cost."""
-
-    plan: Plan
-    share: float
-    proxy: float
-    stage: str
-    loss: tuple[float, float, float, int] | None = None  # mean, low, high, n; of the last stage it came to
-    why: str = ""
 
 
 @dataclass
@@ -107,12 +70,12 @@ class Search:
         self.model, self.began, self.budget, self.tell = trial.model, time.monotonic(), budget, tell
         self.points: dict[str, Point] = {}
         self.left_out: dict[str, str] = {}
+        self.way: dict[str, Any] = {}  # how the network is run, as changes of a plan
         self.full = self.price(trial.reference, None)
-        second = predict(self.model, trial.reference, trial.batch, trial.prompts).seconds / trial.batch
-        # an attempt at a promise draws the reference too: that is to take no more than a tenth of the time
-        self.many = min(MANY, max(LEAST, int(0.1 * budget / second)))
-        self.some = min(SOME, max(LEAST // 3, self.many // 4))
-        self.bound, self.saved = goal.max_loss, time.monotonic()
+        self.second = predict(self.model, trial.reference, trial.batch, trial.prompts).seconds / trial.batch
+        # the finals draw the reference too: that is to take no more than a twentieth of the time
+        self.some = max(fewest(goal.metric), LEAST // 3, min(SOME, int(0.05 * budget / self.second)))
+        self.bound, self.walks, self.saved = goal.max_loss, 0, time.monotonic()
         self.resume()
 
     # ---- what one plan costs and loses
@@ -166,7 +129,7 @@ class Search:
             return
         own, kept = self.own(), 0.0
         for steps in [n for n in LADDER if n < own.steps][::2]:
-            if self.over(0.2):
+            if self.over(0.1):
                 break
             x, _ = self.trial.draw(replace(own, steps=steps), self.seed, self.some)
             loss = self.trial.loss(self.goal.metric, x, self.seed)
@@ -176,6 +139,31 @@ class Search:
                 break
         few = replace(own, steps=max(1, own.steps // 3))  # where none kept it
         self.bound = 1.5 * kept or self.trial.loss("latent", self.trial.draw(few, self.seed, FEW)[0], self.seed).mean
+
+    def ways(self) -> None:
+        """The cheapest way to run the network whose own error is a third of the bound at most."""
+        if self.goal.objective == "flops":
+            return
+        base = replace(self.own(), steps=min(8, self.trial.reference.steps))
+        x, record = self.trial.draw(base, self.seed, FEW)
+        least, whole = WORTH, self.price(base, record)
+        for change in ({"dtype": "bfloat16"}, {"compress": ("int8",)}):
+            plan = replace(base, **change)
+            try:
+                other, record = self.trial.draw(plan, self.seed, FEW)
+                gap = (other - x).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
+                if self.over(0.15) or not gap.mean().item() <= self.bound / 3:
+                    continue
+                if self.goal.objective == "seconds":
+                    turns = [seconds(self.trial, plan) / seconds(self.trial, base) for _ in range(3)]
+                    share = statistics.median(turns)
+                else:
+                    share = self.price(plan, record) / whole
+            except OrnsteinError as error:
+                self.left_out[label(plan)] = str(error)
+                continue
+            if share < least:
+                least, self.way = share, change
 
     def fewest(self, plan: Plan, stage: str, most: float = math.inf) -> Point | None:
         """The point of the fewest steps that keep the bound and cost less than `most`, by halving the ladder."""
@@ -196,29 +184,33 @@ class Search:
 
     def solvers(self) -> list[Point]:
         """Each solver on each grid, the reference's own first: with that one there is an answer, however short the time."""
-        own = self.own()
-        arms = dict.fromkeys([(own.solver, own.grid), *((solver, grid) for grid in GRIDS for solver in SOLVERS)])
+        base = self.base()
+        pairs = [(base.solver, base.grid), *((solver, grid) for grid in GRIDS for solver in SOLVERS)]
+        arms = [replace(base, solver=solver, grid=grid) for solver, grid in dict.fromkeys(pairs)]
         found = []
-        for k, (solver, grid) in enumerate(arms):
-            if k and self.over(0.35):
+        for k, arm in enumerate([*arms[:1], *([self.own()] if self.way else []), *arms[1:]]):
+            if k and self.over(0.3):
                 break
-            found.append(self.fewest(replace(own, solver=solver, grid=grid), "solvers"))
+            found.append(self.fewest(arm, "solvers"))
         return sorted((p for p in found if p), key=lambda p: p.share)
 
     def own(self) -> Plan:
         return replace(self.trial.reference, figures={})
 
+    def base(self) -> Plan:
+        """The reference's own, as the network is run here."""
+        return replace(self.own(), **self.way)
+
     def extras(self, base: Plan) -> Iterator[Plan]:
         """The plan with one thing added."""
-        for part in accelerations(self.model):
-            yield replace(base, accelerate=(*base.accelerate, part))
         for part in base.guidance:
             if part.startswith("cfg") and "interval" not in part:
                 for interval in ("(0.1,0.9)", "(0.2,0.8)", "(0,0.8)"):
                     yield replace(base, guidance=tuple(f"{p},interval={interval}" if p == part else p for p in base.guidance))
-        if next(self.model.backbone.parameters()).device.type == "cpu":
+        for part in accelerations(self.model):
+            yield replace(base, accelerate=(*base.accelerate, part))
+        if not self.way:  # the error of each was too large beside the bound, but not with fewer parts or more steps, perhaps
             yield replace(base, compress=("int8",))
-        else:
             yield replace(base, dtype="bfloat16")
 
     def add(self, bases: Sequence[Point]) -> list[Point]:
@@ -226,7 +218,7 @@ class Search:
         found = []
         for base in bases:
             for plan in self.extras(base.plan):
-                if self.over(0.5):
+                if self.over(0.4):
                     return found
                 better = self.fewest(plan, "extras", base.share)
                 if better and better.share < base.share:
@@ -237,13 +229,14 @@ class Search:
         """Two that helped, on one base."""
         for i, one in enumerate(helped[:4]):
             for two in helped[i + 1 : 4]:
-                if self.over(0.6):
+                if self.over(0.45):
                     return
                 a, b = one.plan, two.plan
                 if (a.solver, a.grid) == (b.solver, b.grid):
                     merged = {k: tuple(dict.fromkeys((*getattr(a, k), *getattr(b, k)))) for k in ("accelerate", "compress")}
                     guidance = a.guidance if a.guidance != self.own().guidance else b.guidance
-                    self.fewest(replace(a, guidance=guidance, **merged), "pairs", one.share)
+                    dtype = b.dtype if a.dtype == "float32" else a.dtype
+                    self.fewest(replace(a, guidance=guidance, dtype=dtype, **merged), "pairs", one.share)
 
     def sampled(self) -> None:
         """The same space by Optuna's tree-structured Parzen estimator: least cost, with a penalty outside of the bound."""
@@ -252,7 +245,7 @@ class Search:
         except ImportError as error:
             raise OrnsteinError("the sampler 'optuna' is not installed", 'Run `pip install "ornstein[tune]"`.') from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        extras = [self.own(), *self.extras(self.own())]
+        extras = [self.base(), *self.extras(self.base())]
         steps = [n for n in LADDER if n < self.trial.reference.steps]
 
         def judge(one: Any) -> float:
@@ -266,77 +259,8 @@ class Search:
             return point.share if over <= 1 else 1 + point.share + math.log(over)
 
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=self.seed))
-        while not self.over(0.6):
+        while not self.over(0.45):
             study.optimize(judge, n_trials=1)
-
-    def finalists(self) -> list[Point]:
-        """The cheapest within the bound by the metric itself, cheapest first; among those that are asked the cheapest that
-        is only a solver, a grid and its steps, and beside some the same with a step more."""
-        good = sorted((p for p in self.points.values() if p.proxy <= self.bound * SLACK and p.share < 1), key=lambda p: p.share)
-        plain = [p for p in good if not (p.plan.accelerate or p.plan.compress)]
-        chosen = {label(p.plan): p for p in (*good[:FINALISTS], *plain[:2])}
-        for p in (*good[: FINALISTS // 2], *plain[:1]):
-            more = self.try_plan(replace(p.plan, steps=p.plan.steps + 1 + p.plan.steps // 8), "finals")
-            chosen |= {label(more.plan): more} if more else {}
-        best = next(iter(chosen.values()), None)
-        if best and self.goal.objective == "seconds" and (1 - self.spent()) * self.budget > COMPILE:
-            made = self.try_plan(replace(best.plan, compile=True), "finals")
-            chosen |= {label(made.plan): made} if made else {}
-        within, likely = [], []
-        for p in sorted(chosen.values(), key=lambda p: p.share):
-            if self.over(0.75) and (likely or self.over(1.0)):
-                break
-            loss = self.measure(p, self.seed, self.some)
-            within += [p] if loss.mean <= self.goal.max_loss else []
-            likely += [p] if loss.below(LIKELY) <= self.goal.max_loss else []
-        kept = likely or within  # an attempt at a promise costs too much to be made on what may well break it
-        if self.goal.objective == "seconds":
-            self.time(kept)
-        return sorted(kept, key=lambda p: p.share)
-
-    def time(self, points: Sequence[Point]) -> None:
-        """Shares as they are measured, in turn with the reference, in place of those that were predicted."""
-        shares: dict[int, list[float]] = {}
-        for _ in range(3 if points else 0):
-            whole = seconds(self.trial, self.trial.reference)
-            for i, p in enumerate(points):
-                shares.setdefault(i, []).append(seconds(self.trial, p.plan) / whole)
-        for i, found in shares.items():
-            points[i].share = statistics.median(found)
-
-    def measure(self, point: Point, seed: int, count: int) -> Loss:
-        loss = self.trial.loss(self.goal.metric, self.trial.draw(point.plan, seed, count)[0], seed)
-        point.loss = (loss.mean, *loss.interval(), loss.n)
-        return loss
-
-    def promise(self, chosen: Sequence[Point]) -> Point | None:
-        """The first, cheapest first, that keeps the bound on fresh seeds; each attempt has a share of the doubt. Where the
-        chosen do not suffice, the nearest of them goes on with more steps."""
-        sure = 1 - (1 - self.goal.confidence) / ATTEMPTS
-        queue, tried = list(chosen[: ATTEMPTS - 1]), []
-        for k in range(ATTEMPTS):
-            if k and self.over(1.2):  # one attempt there is, however short the time
-                return None
-            point = queue.pop(0) if queue else self.more(tried)
-            if point is None:
-                return None
-            loss = self.measure(point, PROMISE + self.seed * ATTEMPTS + k, self.many)
-            point.stage = "promise"
-            tried.append(point)
-            if loss.below(sure) <= self.goal.max_loss:
-                return point
-            point.why = f"with {sure:.1%} below {loss.below(sure):.4g}: not below {self.goal.max_loss:g}"
-        return None
-
-    def more(self, tried: Sequence[Point]) -> Point | None:
-        """Of what was measured the plan of least loss, with a quarter more steps; None where that costs as much as the
-        reference."""
-        known = [p for p in self.points.values() if p.loss] or sorted(self.points.values(), key=lambda p: p.proxy)[:1]
-        if not known:
-            return None
-        best = min(tried or known, key=lambda p: p.loss[0] if p.loss else p.proxy)
-        point = self.try_plan(replace(best.plan, steps=best.plan.steps + max(1, best.plan.steps // 4)), "promise")
-        return point if point and point.share < 1 else None
 
     # ---- what is kept
 
@@ -349,7 +273,8 @@ class Search:
     def save(self) -> None:
         self.saved = time.monotonic()
         if self.file:
-            told = {"key": self.key(), "points": [asdict(p) for p in self.points.values()], "left_out": self.left_out}
+            told = {"key": self.key(), "points": [asdict(p) for p in self.points.values()], "left_out": self.left_out,
+                    "walks": self.walks}  # fmt: skip
             write_atomic(self.file, (json.dumps(told, indent=1) + "\n").encode())
 
     def resume(self) -> None:
@@ -361,6 +286,7 @@ class Search:
                     plan = Plan(**{k: tuple(v) if isinstance(v, list) else v for k, v in point["plan"].items()})
                     self.points[label(plan)] = Point(plan, point["share"], point["proxy"], point["stage"])
                 self.left_out |= told["left_out"]
+                self.walks = int(told["walks"])  # what was refused is tried again on other seeds
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             self.points.clear()
 
@@ -413,19 +339,21 @@ def tune(model: Model, goal: Goal | None = None, budget: float = 600.0, *, promp
         raise OrnsteinError(f"'{model.name}' has no network to tune", "Give a model with one.")
     trial = Trial(model, prompts, reference, batch)
     trial.check("latent", FEW)  # by which plans are searched
-    trial.check(goal.metric, MANY)
+    trial.check(goal.metric, max(LEAST, fewest(goal.metric)))
     if out:
         out.mkdir(parents=True, exist_ok=True)
     search = Search(trial, goal, budget, seed, progress, out / "tune.json" if out else None)
     search.translate()
-    bases = search.solvers() if sampler == "halving" else [search.fewest(search.own(), "solvers")]
+    search.ways()
+    bases = search.solvers() if sampler == "halving" else [search.fewest(search.base(), "solvers")]
     search.save()
     if sampler == "halving":
         search.pairs(search.add(bases[:KEPT]))
     else:
         search.sampled()
     search.save()
-    chosen = search.promise(search.finalists())
+    finals = Finals(search)
+    chosen = finals.promise(finals())
     plan = replace(chosen.plan, figures=_figures(search, chosen), made_for=model.use(chosen.plan)) if chosen else None
     near = min((p for p in search.points.values() if p.loss), key=lambda p: p.loss[0], default=None)
     made = Tuned(goal, plan, chosen or near, list(search.points.values()), trial.reference, time.monotonic() - search.began,
@@ -434,16 +362,6 @@ def tune(model: Model, goal: Goal | None = None, budget: float = 600.0, *, promp
     if out:
         _write(made, out)
     return made
-
-
-def seconds(trial: Trial, plan: Plan) -> float:
-    """Of one picture, in one batch."""
-    device = next(trial.model.backbone.parameters()).device
-    if plan.compress or plan.compile:  # its copy of the network may have made room for another one's
-        trial.draw(plan, 0, trial.batch if plan.compile else 1)
-    began = now(device)
-    trial.draw(plan, 0, trial.batch)
-    return (now(device) - began) / trial.batch
 
 
 def _figures(search: Search, point: Point) -> dict[str, Any]:

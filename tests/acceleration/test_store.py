@@ -17,7 +17,8 @@ from ornstein.core.errors import OrnsteinError
 from ornstein.core.loop import Controller, sample
 from ornstein.core.seam import Run, attach, gather
 
-PARTS = ("taylorseer:interval=3,order=2", "taylorseer:interval=3,faithful=True", "firstblock:threshold=0.2", "deepcache:interval=3")
+PARTS = ("taylorseer:interval=3,order=2", "taylorseer:interval=3,grain=trunk", "taylorseer:interval=3,faithful=True",
+         "firstblock:threshold=0.2", "deepcache:interval=3")  # fmt: skip
 
 
 def unet():

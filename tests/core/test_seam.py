@@ -17,6 +17,7 @@ from ornstein.core.effects import Effects
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.loop import State, sample
 from ornstein.core.seam import _CLOCK, _RUN, Run, attach, attention_lse, calling, gather, running
+from ornstein.core.sites import Seat
 
 GRAINS = ("network", "block", "branch", "attention")
 
@@ -570,6 +571,30 @@ class PairBlock(nn.Module):
         if split:
             return text, hidden
         return hidden
+
+
+def test_only_the_first_argument_of_a_branch_is_a_stream():
+    class Branch(nn.Module):
+        seat = Seat("branch", "mlp")
+
+        def forward(self, x, scale, shift=0.0):
+            return x * scale + shift
+
+    class Only(nn.Module):
+        seat = Seat("block", "block", ("x",))
+
+        def __init__(self):
+            super().__init__()
+            self.mlp = Branch()
+
+        def forward(self, x):
+            return self.mlp(x, torch.tensor(2.0), shift=torch.tensor(1.0))
+
+    net, plugin = nn.Sequential(Only()), Plugin("branch")
+    attach(net, plugin)
+    with running(Run()), calling(Clock(ids=(0,))):
+        assert float(net(torch.ones(1, 1))) == 3
+    assert [set(streams) for _, _, streams in plugin.seen] == [{"x"}]
 
 
 def test_streams_that_are_none_decide_the_form_of_an_answer():

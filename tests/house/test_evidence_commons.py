@@ -62,5 +62,7 @@ def test_neither_brings_the_compiler_in():
     said = ("import sys, torch; from ornstein.evidence._adam import Adam; from ornstein.evidence._flops import Flops\n"
             "net = torch.nn.Linear(2, 2); a = Adam(net.parameters(), 0.1)\n"
             "with Flops() as f: net(torch.ones(1, 2)).sum().backward()\n"
+            "from ornstein.cost import flops, peak_bytes\n"
+            "assert flops(lambda: net(torch.ones(1, 2))) == 8 and peak_bytes(lambda: torch.ones(9)) == 36\n"
             "a.step(); sys.exit('torch._dynamo' in sys.modules)")  # fmt: skip
     assert subprocess.run([sys.executable, "-c", said]).returncode == 0

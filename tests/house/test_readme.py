@@ -68,7 +68,7 @@ def test_the_commands_in_their_order(root, monkeypatch, tmp_path, capsys):
     """With fewer steps, in one empty folder, as they stand one after the other."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ornstein.tune.SOME", 16)
-    monkeypatch.setattr("ornstein.tune.MANY", 24)
+    monkeypatch.setattr("ornstein.finals.MANY", 24)
     monkeypatch.setattr("ornstein.tune.LADDER", (4, 10))
     for command in (c for c in commands(root) if c.startswith("ornstein ")):
         arguments = shlex.split(command)

@@ -177,7 +177,7 @@ def test_even_the_shortest_work_takes_time():
     """The ticks of the operating system are 10 ms: the seconds of a quick method must not be none."""
     before = checks._processor()
     sum(range(1000))
-    assert 0 < checks._processor() - before < 0.01
+    assert checks._processor() > before
 
 
 def test_ctrl_c_ends_the_workers(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import ornstein as package
-from ornstein import OrnsteinError, Plan, cost, tune
+from ornstein import OrnsteinError, Plan, cost, finals, tune
+from ornstein.finals import Finals
 from ornstein.quality import Trial
 from ornstein.tune import Goal, Search, Tuned, label
 
@@ -27,7 +28,7 @@ def _small(tmp_path_factory):
         patch.setattr(tune, "LADDER", (2, 3, 4, 6, 8, 12))
         patch.setattr(tune, "FEW", 6)
         patch.setattr(tune, "SOME", 16)
-        patch.setattr(tune, "MANY", 24)
+        patch.setattr(finals, "MANY", 48)
         patch.setattr(tune, "accelerations", lambda model: ["firstblock:threshold=0.2", "taylorseer:interval=2"])
         patch.setattr(tune, "predict", partial(cost.predict, cache=tmp_path_factory.mktemp("profiles")))
         patch.setattr(cost, "TRIES", 2)
@@ -52,7 +53,7 @@ def test_a_plan_that_keeps_the_bound_on_seeds_of_its_own(digits, found):
     made, out = found
     plan = made.plan
     assert plan.steps < 12 and plan.figures["high"] < 0.13
-    assert plan.figures["n"] == 24 and plan.figures["times_faster"] > 1.2
+    assert plan.figures["n"] == 48 and plan.figures["times_faster"] > 1.2
     trial = Trial(digits, reference=digits.plan(steps=20), batch=8)
     assert trial.loss("latent", trial.draw(plan, 4242, 48)[0], 4242).mean <= 0.1
     assert Plan.load(out / "plan.json") == replace(plan, figures=json.loads(json.dumps(plan.figures)))
@@ -69,42 +70,194 @@ def test_a_bound_out_of_reach_is_refused_with_what_is_within(digits, tmp_path):
     assert "Nothing found" in (tmp_path / "report.html").read_text()
 
 
-def test_the_promise_is_of_other_seeds_and_shares_the_doubt(digits, monkeypatch):
-    """Each attempt has its own seed; its confidence is 1 - (1 - c) / attempts; the first that keeps the bound wins."""
-    search = Search(Trial(digits, reference=digits.plan(steps=12), batch=8), Goal("latent", 0.1), 60.0, 3, None, None)
-    seeds = []
-
-    class Fixed:
-        def __init__(self, high):
-            self.high = high
-
-        def below(self, confidence):
-            seeds[-1] = (*seeds[-1], confidence)
-            return self.high
-
-    def measure(point, seed, count):
-        seeds.append((seed, count))
-        return Fixed({1: 0.2, 2: 0.05, 3: 0.01}[point.plan.steps])
-
-    monkeypatch.setattr(search, "measure", measure)
-    points = [tune.Point(digits.plan(steps=n), n / 10, 0.0, "finals") for n in (1, 2, 3)]
-    assert search.promise(points) is points[1] and "not below 0.1" in points[0].why
-    assert [s for s, *_ in seeds] == [tune.PROMISE + 3 * 4, tune.PROMISE + 3 * 4 + 1]  # no other search's either
-    assert all(c[-1] == pytest.approx(1 - 0.05 / 4) and c[1] == 24 for c in seeds)
-    seeds.clear()
-    search.points = {"one": points[0]}
-    more = []
-    monkeypatch.setattr(search, "more", lambda tried: more.append(len(tried)) or points[0])
-    assert search.promise([points[0]] * 9) is None and len(seeds) == 4  # as many attempts as the doubt is shared among
-    assert more == [3]  # the last is for what has more steps
+def searching(digits, bound=0.1, steps=20, budget=60.0, seed=0, **goal):
+    trial = Trial(digits, reference=digits.plan(steps=steps), batch=8)
+    return Search(trial, Goal("latent", bound, **goal), budget, seed, None, None)
 
 
-def test_more_steps_than_the_nearest(digits):
-    search = Search(Trial(digits, reference=digits.plan(steps=20), batch=8), Goal("latent", 0.1), 60.0, 0, None, None)
-    assert search.more([]) is None
-    near, far = search.try_plan(digits.plan(steps=8), "x"), search.try_plan(digits.plan(steps=4), "x")
-    assert search.more([]).plan.steps == 10 and search.more([far]).plan.steps == 5 and near.share < 1
-    assert search.more([search.try_plan(digits.plan(steps=17), "x")]) is None  # 21 steps cost more than the reference
+def point(digits, steps, share=None, loss=None, proxy=0.0):
+    return tune.Point(digits.plan(steps=steps), steps / 20 if share is None else share, proxy, "finals", loss)
+
+
+class Said:
+    """A loss whose bounds are given."""
+
+    def __init__(self, mean, wide=0.0):
+        self.mean, self.wide, self.n = mean, wide, 9
+
+    def below(self, confidence):
+        return self.mean + self.wide * (confidence > 0.9)
+
+    def interval(self):
+        return self.mean, self.mean
+
+
+@pytest.fixture
+def walked(digits, monkeypatch):
+    """(finals, what was measured as (steps, seed, count)); the mean loss of n steps is 0.6 / n."""
+    judge, asked = Finals(searching(digits, seed=3)), []
+
+    def measure(p, seed, count):
+        asked.append((p.plan.steps, seed, count))
+        judge.told[label(p.plan)] = said = Said(0.6 / p.plan.steps)
+        p.loss = (said.mean, said.mean, said.mean, 9)
+        return said
+
+    monkeypatch.setattr(judge, "measure", measure)
+    return judge, asked
+
+
+def test_the_front_is_walked_down_to_the_first_that_breaks_the_bound(digits, walked):
+    """On the same fresh seeds; what comes after a failure is never asked, though it would pass."""
+    judge, asked = walked
+    front = [point(digits, n) for n in (12, 7, 5, 8)]
+    assert judge.promise(front) is front[1] and "a cheaper one" in front[0].why and "not below 0.1" in front[2].why
+    assert [n for n, *_ in asked] == [12, 7, 5] and front[1].why == ""
+    assert {seed for _, seed, _ in asked} == {finals.PROMISE + 3000} and len({count for *_, count in asked}) == 1
+    judge.promise(front)
+    assert asked[-1][1] == finals.PROMISE + 3001  # another walk has other seeds
+
+
+def test_the_doubt_is_shared_among_the_walks_alone(digits, walked, monkeypatch):
+    judge, _ = walked
+    assert judge.sure == pytest.approx(1 - 0.05 / 2)
+    sure = []
+    monkeypatch.setattr(Said, "below", lambda self, confidence: sure.append(confidence) or self.mean)
+    judge.walk([point(digits, n) for n in (12, 7)])
+    assert set(sure) == {judge.sure}
+
+
+def test_one_more_chance_with_as_many_more_steps_as_the_bound_was_missed_by(digits, walked):
+    judge, asked = walked
+    won = judge.promise([point(digits, 5), point(digits, 4)])
+    assert won.plan.steps == 6 + 1 and [n for n, *_ in asked] == [5, 7]  # 5 steps lose 0.12: a quarter more, rounded up
+    assert asked[0][1] != asked[1][1]
+    asked.clear()
+    assert judge.promise([point(digits, 2)]) is None and [n for n, *_ in asked] == [2, 4]  # twice as many at most
+    assert judge.promise([]) is not None  # nothing was likely: the nearest goes on with more steps
+
+
+def test_a_spent_budget_still_makes_one_walk_and_no_more(digits, walked):
+    judge, asked = walked
+    judge.search.began -= 600
+    assert judge.promise([point(digits, 5)]) is None and [n for n, *_ in asked] == [5]
+    assert judge.search.spent() > 1 and judge() == []
+
+
+def test_what_is_safer(digits):
+    judge = Finals(searching(digits))
+    assert judge.safer([]) is None
+    near, far = judge.search.try_plan(digits.plan(steps=8), "x"), judge.search.try_plan(digits.plan(steps=4), "x")
+    assert judge.safer([]).plan.steps == 10  # of what is known the best, and a quarter more steps
+    judge.told[label(far.plan)], far.loss = Said(0.16), (0.16,) * 4
+    assert judge.safer([far]) is near  # 1.6 times the bound, and on few samples it lost that much less
+    judge.search.points.clear()
+    assert judge.safer([far]).plan.steps == 7
+    judge.search.points.clear()
+    much = replace(far.plan, accelerate=("skip:blocks=1",), guidance=("cfg:scale=2,interval=(0,0.5)",))
+    much = tune.Point(much, 0.2, far.proxy, "x", (0.16,) * 4)
+    judge.told[label(much.plan)] = Said(0.16)
+    assert judge.safer([much]).plan == replace(far.plan, steps=7)  # what was added may be what hurts
+    late = judge.search.try_plan(digits.plan(steps=17), "x")
+    judge.told[label(late.plan)] = Said(0.01)
+    assert judge.safer([late]) is None  # 22 steps cost more than the reference
+
+
+def test_the_front_has_what_nothing_cheaper_is_as_good_as(digits):
+    judge = Finals(searching(digits))
+    points = [point(digits, n) for n in (2, 4, 6, 8, 10, 12)]
+    losses = {2: (0.09, 0.1), 4: (0.095, 0.0), 6: (0.05, 0.1), 8: (0.03, 0.01), 10: (0.02, 0.0), 12: (0.01, 0.0)}
+    judge.told = {label(p.plan): Said(*losses[p.plan.steps]) for p in points}
+    assert [p.plan.steps for p in judge.front(points)] == [8, 6, 2]  # 8 is safe: what is dearer is not needed
+    assert judge.front([]) == []
+
+
+def test_few_samples_are_put_straight_by_more(digits, monkeypatch):
+    """The latents of few samples say half of the truth: after the first is measured, the search goes on where it is likely."""
+    judge, asked = Finals(searching(digits)), []
+    for n in range(2, 20):
+        judge.search.points[str(n)] = p = point(digits, n, proxy=0.3 / n)
+        judge.search.points[label(p.plan)] = judge.search.points.pop(str(n))
+
+    def measure(p, seed, count):
+        asked.append(p.plan.steps)
+        p.loss = (2 * p.proxy,) * 4
+
+    monkeypatch.setattr(judge, "measure", measure)
+    judge.judged()
+    assert asked == [3, 6, 7, 8, 9, 10, 11, 12]  # 3 steps: 0.1 as it seemed, 0.2 in truth; 6 steps are the first within
+
+
+def test_neighbours_of_the_cheapest_are_measured_too(digits, walked):
+    judge, asked = walked
+    for_sure = {label(p.plan): p for p in (point(digits, 8, loss=(0.07,) * 4), point(digits, 12, loss=(0.05,) * 4))}
+    judge.neighbours(for_sure)
+    assert [n for n, *_ in asked] == [9, 7, 11]
+
+
+def test_how_many_samples_the_time_allows(digits):
+    judge = Finals(searching(digits, budget=100.0))
+    judge.search.second, judge.search.began = 0.5, judge.search.began - 50
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finals, "MANY", 10_000)
+        assert judge.affordable([point(digits, 5), point(digits, 5)]) in (40, 48)  # 35 s over 0.75 s, in batches of 8
+        judge.search.second = 0.01
+        assert 2200 <= judge.affordable([point(digits, 10)]) <= 2400
+    assert judge.affordable([point(digits, 5)]) == finals.MANY
+    judge.search.second = 50.0
+    assert judge.affordable([point(digits, 5)]) == finals.LEAST
+
+
+def test_compiled_where_it_is_faster(digits, monkeypatch):
+    judge = Finals(searching(digits, budget=1000.0))
+    front = [point(digits, 6), point(digits, 4)]
+    judge.told = {label(p.plan): Said(0.01) for p in front}
+    monkeypatch.setattr(judge.trial, "draw", lambda *a: None)
+    monkeypatch.setattr(finals, "seconds", lambda trial, plan: 0.8 if plan.compile else 1.0)
+    made = judge.as_compiled(front)
+    assert all(p.plan.compile for p in made) and made[1].share == pytest.approx(0.8 * 0.2) and label(made[0].plan) in judge.told
+    monkeypatch.setattr(finals, "seconds", lambda trial, plan: 0.99 if plan.compile else 1.0)
+    assert judge.as_compiled(front) is front
+    judge.search.began -= 950
+    monkeypatch.setattr(finals, "seconds", lambda trial, plan: pytest.fail("there is no time to compile"))
+    assert judge.as_compiled(front) is front
+
+
+def test_the_way_to_run_the_network(digits, monkeypatch):
+    """bfloat16 or int8, where it is faster and its own error is a third of the bound at most."""
+    clock = {"float32": 1.0, "bfloat16": 0.5, "int8": 0.7}
+    monkeypatch.setattr(tune, "seconds", lambda trial, plan: clock["int8" if plan.compress else plan.dtype])
+    search = searching(digits, 0.3)
+    search.ways()
+    assert search.way == {"dtype": "bfloat16"} and search.base().dtype == "bfloat16" and search.own().dtype == "float32"
+    clock["bfloat16"] = 1.2
+    search = searching(digits, 0.3)
+    search.ways()
+    assert search.way == {"compress": ("int8",)}
+    clock["int8"] = 0.99
+    search = searching(digits, 0.3)
+    search.ways()
+    assert search.way == {}  # what saves so little is not worth it
+    clock |= {"bfloat16": 0.5}
+    search = searching(digits, 1e-4)
+    search.ways()
+    assert search.way == {}  # the error of either is above that
+    search = searching(digits, 0.3, objective="memory")
+    search.ways()
+    assert search.way == {"compress": ("int8",)}  # the weights of bfloat16 stay where they are
+    search = searching(digits, 0.3, objective="flops")
+    monkeypatch.setattr(search.trial, "draw", lambda *a: pytest.fail("no way has fewer of them"))
+    search.ways()
+    assert search.way == {}
+
+
+def test_what_was_refused_is_tried_again_on_other_seeds(digits, tmp_path):
+    """The walks so far are kept with the search, and each has seeds of its own."""
+    told = (Trial(digits, reference=digits.plan(steps=20), batch=8), Goal("latent", 0.1), 60.0, 0, None, tmp_path / "t.json")
+    search = Search(*told)
+    search.walks = 3
+    search.save()
+    assert Search(*told).walks == 3 and Search(*told[:2], 60.0, 1, None, told[5]).walks == 0
 
 
 def test_the_fewest_steps_by_halving(digits, monkeypatch):
@@ -268,27 +421,12 @@ def test_the_bound_of_a_metric_is_put_in_latents(digits, monkeypatch):
     assert search.bound == 0.7  # nothing keeps it: what a few steps lose
 
 
-def test_a_spent_budget_still_makes_one_attempt_and_no_more(digits, monkeypatch):
-    search = Search(Trial(digits, reference=digits.plan(steps=12), batch=8), Goal("latent", 0.1), 60.0, 0, None, None)
-    search.began -= 600
-    points, measured = [tune.Point(digits.plan(steps=n), n / 20, 0.0, "finals") for n in (3, 4, 5)], []
-
-    class High:
-        def below(self, confidence):
-            return 1.0
-
-    monkeypatch.setattr(search, "measure", lambda p, seed, count: measured.append(p) or High())
-    assert search.promise(points) is None and measured == points[:1]
-    search.points = {label(p.plan): p for p in points}
-    assert search.finalists() == []
-
-
 def test_copies_of_the_network_are_made_before_the_clock_runs(digits, monkeypatch):
     trial, drawn = Trial(digits, reference=digits.plan(steps=4), batch=4), []
     monkeypatch.setattr(trial, "draw", lambda plan, seed, count: drawn.append(count))
     clock = iter(range(0, 100, 4))
-    monkeypatch.setattr(tune, "now", lambda device: next(clock))
-    assert tune.seconds(trial, digits.plan(steps=4)) == 1.0 and drawn == [4]
-    tune.seconds(trial, digits.plan(steps=4, compress=("int8",)))
-    tune.seconds(trial, digits.plan(steps=4, compile=True))
+    monkeypatch.setattr(finals, "now", lambda device: next(clock))
+    assert finals.seconds(trial, digits.plan(steps=4)) == 1.0 and drawn == [4]
+    finals.seconds(trial, digits.plan(steps=4, compress=("int8",)))
+    finals.seconds(trial, digits.plan(steps=4, compile=True))
     assert drawn == [4, 1, 4, 4, 4]

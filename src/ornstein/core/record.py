@@ -40,7 +40,8 @@ class Record:
 
     def _count(self, whole: Counter, column: int, site: Any, clock: Any) -> None:
         whole[key := f"{site.name}/{site.grain}"] += clock.share
-        self.trace.setdefault(key, {}).setdefault(clock.step, [0.0, 0.0])[column] += clock.share
+        steps = self.trace.get(key) or self.trace.setdefault(key, {})
+        (steps.get(clock.step) or steps.setdefault(clock.step, [0.0, 0.0]))[column] += clock.share
 
     def answered(self, plugin: Any, clock: Any, done: float) -> None:
         """A plugin has answered at a site, having had the share `done` of the rows computed."""

@@ -60,9 +60,10 @@ class Run:
     def memory(self, plugin: Plugin, clock: Clock, network: int = 0) -> Any:
         """What a plugin remembers of these rows on this branch of this network (a mark of its seam)."""
         key = (id(plugin), clock.branch, clock.ids, network)
-        if key not in self.memories:
-            self.memories[key] = plugin.start()
-        return self.memories[key]
+        memory = self.memories.get(key)
+        if memory is None:
+            memory = self.memories[key] = plugin.start()
+        return memory
 
     def gather(self, index: Tensor, before: tuple, after: tuple) -> None:
         """Follow a resampling: rows `index` of the batch `before` are now the batch `after`. What was remembered of parts
@@ -241,7 +242,7 @@ def _active(run: Run | None, clock: Clock | None, plugins: tuple[tuple[Plugin, o
     """The plugins of a site that take part in this call."""
     if run is None or clock is None:
         return ()
-    return tuple(p for p, scope in plugins if scope is None or scope is run.scope)
+    return tuple([p for p, scope in plugins if scope is None or scope is run.scope])
 
 
 class _Wrapped:
@@ -260,33 +261,34 @@ class _Wrapped:
 def _around(forward: Callable, site: Site, plugins: tuple, packs: dict[tuple, Callable], network: int) -> Callable:
     names = [p.name for p in inspect.signature(forward).parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
     outputs = {len(group): group for group in site.streams}
-    residual = {n for group in site.streams for n in group} & set(names) or {names[0]}
+    residual = {n for group in site.streams for n in group}
+    residual = [n for n in names if n in residual] or names[:1]
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         run, clock = _RUN.get(), _CLOCK.get()
         live = _active(run, clock, plugins)
         if not live:
             return forward(*args, **kwargs)
-        bound, rest = {**dict(zip(names, args)), **kwargs}, args[len(names) :]
-        streams = {n: bound.pop(n) for n in names if n in residual and n in bound}
+        bound, rest = dict(zip(names, args), **kwargs), args[len(names) :]
+        streams = {n: bound.pop(n) for n in residual if n in bound}
         kind = bound.get("return_dict")
 
         def compute(bound: dict[str, Any]) -> Streams:
             first = [bound.pop(n) for n in names] if rest else []
             streams, pack = _unpack(forward(*first, *rest, **bound), outputs)
-            packs[(kind, *_present(streams))] = pack
+            packs[kind, _present(streams)] = pack
             return streams
 
         run.record.asked(site, clock)
-        answer = Call(site, clock, run, live, bound, compute, network)(streams)
-        pack = packs.get((kind, *_present(answer)))
+        answer = Call(site, clock, run, live, bound, compute, network)._next(streams, clock, bound)
+        pack = packs.get((kind, _present(answer)))
         return pack(answer) if pack else _packed(answer, site, "return_dict" in names)
 
     return wrapped
 
 
-def _present(streams: Streams) -> list[str]:
-    return sorted(k for k, v in streams.items() if v is not None)
+def _present(streams: Streams) -> frozenset[str]:
+    return frozenset([k for k, v in streams.items() if v is not None])
 
 
 def _packed(streams: Streams, site: Site, foreign: bool) -> Any:
@@ -304,8 +306,10 @@ def _packed(streams: Streams, site: Site, foreign: bool) -> Any:
 def _unpack(result: Any, names: Mapping[int, tuple[str, ...]]) -> tuple[Streams, Callable]:
     """A module's answer as named streams, and the function that turns such streams back into an answer of its kind; it
     is kept for skipped calls, so it holds none of the answer's tensors."""
-    form = type(result)
     key = (names.get(1) or ("out",))[0]
+    if isinstance(result, Tensor):
+        return {key: result}, lambda s: s[key]
+    form = type(result)
     if isinstance(result, dict):  # a foreign output record: its first field is the answer
         fields = {key if i == 0 else k: k for i, k in enumerate(result)}
         return {n: result[k] for n, k in fields.items()}, lambda s: form(**{k: s[n] for n, k in fields.items()})

@@ -1,4 +1,4 @@
-"""Counted operations of evidence. torch's own FlopCounterMode brings the compiler in, whose import takes a second."""
+"""Counted operations, of evidence and cost. torch's own FlopCounterMode brings the compiler in, whose import takes a second."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from .closed_form import ClosedForm
 from .mixture import Mixture
 from .molrg import MoLRG
+from .network import Network
 from .tokens import Tokens
 
-__all__ = ["ClosedForm", "Mixture", "MoLRG", "Tokens"]
+__all__ = ["ClosedForm", "Mixture", "MoLRG", "Network", "Tokens"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from ornstein.core.clock import Clock
 from ornstein.core.seam import Streams
 
-__all__ = ["Table", "forecast", "lagrange", "place", "push", "series", "weighted", "wide"]
+__all__ = ["Table", "forecast", "lagrange", "moment", "place", "push", "series", "shared", "weighted", "wide"]
 
 Table = dict[str, Any]  # values: streams of each remembered evaluation, newest first; at: their places [B, n]
 
@@ -20,6 +21,14 @@ def place(clock: Clock, like: Tensor) -> Tensor:
     """The time of each row, float64 [B]; where it differs within a sample, its mean."""
     t = torch.as_tensor(clock.t, device=like.device).to(torch.float64)
     return (t.flatten(1).mean(1) if t.ndim > 1 else t).expand(len(like))
+
+
+def moment(clock: Clock, like: Tensor) -> float | Tensor:
+    """The time as a number where all rows share it and it can be read without waiting for a device; else [1] or [B]."""
+    t = clock.t
+    if not isinstance(t, Tensor) or (t.ndim == 0 and t.device.type == "cpu"):
+        return float(t)
+    return place(clock, like) if t.ndim else t.to(torch.float64).view(1)
 
 
 def push(table: Table | None, size: int, at: Tensor, value: Streams, rows: Tensor | None = None) -> Table:
@@ -62,6 +71,18 @@ def lagrange(t: Tensor, nodes: Tensor) -> Tensor:
     return torch.stack(out, 1)
 
 
+def shared(t: float | Tensor, nodes: Sequence[float | Tensor]) -> list:
+    """Lagrange's weights at one time of values at some, newest first: numbers where all times are, else [B] each."""
+    rows = next((v for v in (t, *nodes) if isinstance(v, Tensor)), None)
+    if rows is not None:
+        t, *nodes = (v if isinstance(v, Tensor) else torch.full_like(rows, v) for v in (t, *nodes))
+        t, *nodes = torch.broadcast_tensors(t, *nodes)
+        return list(lagrange(t, torch.stack(nodes, 1)).unbind(1))
+    counts = [node not in nodes[:j] for j, node in enumerate(nodes)]
+    others = [[b for i, b in enumerate(nodes) if i != j and counts[i]] for j in range(len(nodes))]
+    return [float(counts[j] and math.prod((t - b) / (a - b) for b in others[j])) for j, a in enumerate(nodes)]
+
+
 def series(t: Tensor, nodes: Tensor) -> Tensor:
     """Weights [B, n] of sum_i D^i (t - node_0)^i / i!, where D^0 = F and D^{i+1} is the change of D^i from one node to the
     next over their distance; a difference that would need two nodes at one place is left out."""
@@ -79,17 +100,24 @@ def series(t: Tensor, nodes: Tensor) -> Tensor:
 
 
 def weighted(weights: Sequence, values: Sequence[Tensor | None]) -> Tensor | None:
-    """sum_j weights[j] values[j]; a weight is a number or [B]."""
-    if values[0] is None:
+    """sum_j weights[j] values[j] in at least float32, one operation per value; a weight is a number or [B]."""
+    first = values[0]
+    if first is None:
         return None
-    total: Any = 0.0
-    for weight, value in zip(weights, values):
-        if isinstance(weight, Tensor):
-            weight = weight.to(wide(value).dtype).view(-1, *[1] * (value.ndim - 1))
-        total = total + weight * wide(value)
-    return total.to(values[0].dtype)
+    if isinstance(weights[0], Tensor):
+        weights = [w.to(wide(first).dtype).view(-1, *[1] * (first.ndim - 1)) for w in weights]
+        total = weights[0] * wide(first)
+        for weight, value in zip(weights[1:], values[1:]):
+            total.addcmul_(weight, wide(value))
+    elif len(values) == 2 and abs(weights[0] + weights[1] - 1) < 1e-9:
+        total = torch.lerp(wide(values[1]), wide(first), weights[0])
+    else:
+        total = wide(first) * weights[0]
+        for weight, value in zip(weights[1:], values[1:]):
+            total.add_(value, alpha=weight)
+    return total if total.dtype == first.dtype else total.to(first.dtype)
 
 
 def wide(value: Tensor) -> Tensor:
     """At least float32: differences cancel."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
+    return value if value.dtype == torch.float32 else value.to(torch.promote_types(value.dtype, torch.float32))

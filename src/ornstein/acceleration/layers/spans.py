@@ -27,7 +27,10 @@ def trunk(sites: Sequence[Site], part: str) -> list[Site]:
 
 def lead(streams: Streams) -> Tensor:
     """The first stream that is a tensor: the image's tokens."""
-    return next(v for v in streams.values() if isinstance(v, Tensor))
+    for value in streams.values():
+        if isinstance(value, Tensor):
+            return value
+    raise OrnsteinError(f"no tensor among the streams {', '.join(streams)}", "Leave this site out.")
 
 
 def carry(site: Site, begins: bool, streams: Streams, run: Call, memory: dict, fill: Callable[[Site, Streams], Streams],
@@ -68,7 +71,7 @@ def minus(end: Streams, begin: Streams, site: Site) -> Streams:
     for k, v in end.items():
         if isinstance(v, Tensor) and k in begin and v.shape != begin[k].shape:
             raise OrnsteinError(f"the stage that ends at '{site.name}' changes the shape of {k}, so it has no residual",
-                                "Use taylorseer.")  # fmt: skip
+                                "Use taylorseer with its grain 'branch'.")  # fmt: skip
     return {k: v - begin[k] for k, v in end.items() if isinstance(v, Tensor) and isinstance(begin.get(k), Tensor)}
 
 

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from typing import Any, ClassVar
 
@@ -106,9 +107,9 @@ def distances(backbone: str, x: Tensor, true: bool = False) -> list[float]:
 
 @dataclass(frozen=True)
 class Reuse:
-    """The plain cache: the network's last answer, kept for `interval` evaluations."""
+    """The plain cache: the network's last answer, kept for `interval` evaluations; a fraction spreads them evenly."""
 
-    interval: int
+    interval: int | Fraction
     effects: ClassVar[Effects] = Effects.of(replaces="evaluation")
 
     def select(self, sites: Sequence[Any]) -> list[Any]:
@@ -118,9 +119,9 @@ class Reuse:
         return {"calls": 0}
 
     def around(self, site: Any, clock: Any, streams: Any, run: Any, memory: dict) -> Any:
-        if memory["calls"] % self.interval == 0:
+        k, memory["calls"] = memory["calls"], memory["calls"] + 1
+        if -k // self.interval > -(k + 1) // self.interval:  # k is the whole part of a multiple of the interval
             memory["out"] = run(streams)
-        memory["calls"] += 1
         return memory["out"]
 
 
