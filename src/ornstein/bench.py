@@ -23,7 +23,7 @@ from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.plan import Plan, fingerprint
 from ornstein.core.record import write_atomic
 from ornstein.cost import now
-from ornstein.model import Model
+from ornstein.model import Subject
 from ornstein.quality import LOSSES, Loss, Trial
 
 __all__ = ["Bench", "Line", "Settings", "against", "bench", "label", "read_plan"]
@@ -113,7 +113,7 @@ class Bench:
 # ---- plans in words
 
 
-def read_plan(model: Model, text: str) -> Plan:
+def read_plan(model: Subject, text: str) -> Plan:
     """A file of a plan, or 'steps=12 solver=dpmpp2m accelerate=firstblock:threshold=0.1' as changes of the model's own."""
     if text.endswith(".json"):
         return Plan.load(text).for_model(model.name, model.backbone)
@@ -137,7 +137,7 @@ def read_plan(model: Model, text: str) -> Plan:
             changes[key] = changes.get(key, ()) + ((value,) if value != "none" else ())
         else:
             changes[key] = value
-        if key in rooms and value != "none":
+        if key in rooms and value != "none" and not (value == "own" and hasattr(model, "shipped")):
             catalog.find(catalog.parse(value)[0], rooms[key])
     return model.plan(**changes)
 
@@ -150,13 +150,15 @@ def label(plan: Plan) -> str:
     return " ".join(words + (["compile"] if plan.compile else []))
 
 
-def baselines(model: Model, reference: Plan) -> dict[str, Plan]:
+def baselines(model: Subject, reference: Plan) -> dict[str, Plan]:
     """Name -> plan of the reference and the trivial ways to be cheaper."""
     own = model.plan()
-    found = {"reference": reference, "as shipped": own}
+    found = {"reference": reference, "as shipped": getattr(model, "shipped", model.plan)()}
+    if found["as shipped"] != own:  # a pipeline with a scheduler of its own
+        found[f"{own.solver}, {own.steps} steps"] = own
     for share in FEWER:
         found[f"{max(1, round(own.steps * share))} steps"] = model.plan(steps=max(1, round(own.steps * share)))
-    if getattr(model.denoiser.process, "discrete", False):
+    if getattr(model.process, "discrete", False):
         return found
     return found | {f"ddim, {own.steps} steps": replace(own, solver="ddim", grid="uniform")}
 
@@ -164,7 +166,7 @@ def baselines(model: Model, reference: Plan) -> dict[str, Plan]:
 # ---- measuring
 
 
-def bench(model: Model, plans: dict[str, Plan], settings: Settings | None = None, *, prompts: Sequence[Any] = (),
+def bench(model: Subject, plans: dict[str, Plan], settings: Settings | None = None, *, prompts: Sequence[Any] = (),
           reference: Plan | None = None, out: Path | None = None,
           progress: Callable[[int, int, str], None] | None = None) -> Bench:  # fmt: skip
     """Measure the plans (by name) and the baselines. With a folder `out`: bench.json after each round, bench.html at the end,

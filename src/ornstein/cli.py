@@ -59,7 +59,9 @@ def _root(version: Version = False) -> None:
 
 
 Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw: one picture each.")]
-ModelName = Annotated[str, typer.Option(help="A shipped model, or a file of weights.")]
+ModelName = Annotated[str, typer.Option(help="A shipped model, a file of weights, or the folder of a diffusers pipeline.")]
+Call = Annotated[list[str] | None, typer.Option("--call", metavar="KEY=VALUE", help="Of a pipeline: an argument of every call, "
+                                                "such as `guidance_scale=5`. Repeatable.")]  # fmt: skip
 PlanFile = Annotated[Path | None, typer.Option(help="Run as this plan says; other options still win.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of the solver. More is slower and finer.")]
 Solver = Annotated[str | None, typer.Option(help="Such as `ddim` or `dpmpp2m`; see `ornstein methods solvers`.")]
@@ -82,7 +84,7 @@ def generate(prompts: Prompts = None, model: ModelName = "emoji", plan: PlanFile
              solver: Solver = None, grid: Grid = None, guidance: Guidance = None, accelerate: Accelerate = None,
              seed: Seed = 0, out: Out = None, overwrite: Overwrite = False, save_plan: SavePlan = None,
              prompts_file: PromptsFile = None, negative: Negative = None, steer: Steer = None, reward: Reward = None,
-             force: Force = False) -> None:  # fmt: skip
+             call: Call = None, force: Force = False) -> None:  # fmt: skip
     """Draw pictures: a PNG for each prompt, a contact sheet, and the record of the run.
 
     ornstein generate "a red apple" "a sleepy cat"
@@ -92,6 +94,8 @@ def generate(prompts: Prompts = None, model: ModelName = "emoji", plan: PlanFile
     ornstein generate 3 7 --model digits --accelerate firstblock:threshold=0.1
 
     ornstein generate "a (red:1.4) apple" --negative "green" --steer best_of_n:budget=4 --reward agreement
+
+    ornstein generate "a red apple" --model path/to/pipeline --call guidance_scale=5 --plan plan.json
     """
     from ornstein import present
 
@@ -100,7 +104,7 @@ def generate(prompts: Prompts = None, model: ModelName = "emoji", plan: PlanFile
     settings |= _steering(negative, steer, reward) | {"force": force}
     place = out or _free(Path("pictures"), Path(model).stem)
     with present.folder(place, overwrite) as part:
-        done = _draw(model, wanted, settings, plan, seed)
+        done = _draw(_loaded(model, call), wanted, settings, plan, seed)
         record = {"model": model, "seed": seed, **_plan_dict(done.plan), **done.record.as_dict(), "prompts": wanted}
         files = present.save(part, done.images, wanted, record)
         if save_plan:
@@ -161,14 +165,32 @@ def _free(base: Path, stem: str) -> Path:
     return next(p for i in range(1, 1_000_000) if not (p := base / f"{stem}-{i}").exists())
 
 
-def _draw(model: str, prompts: list[str], settings: dict[str, Any], plan: Path | None, seed: int) -> Any:
+def _loaded(source: str, call: list[str] | None = None) -> Any:
+    """A model, or a pipeline that is called with these arguments."""
+    import ast
+
     import ornstein
 
-    loaded = ornstein.load(model)
+    model, told = ornstein.load(source), {}
+    for text in call or []:
+        key, sign, value = text.partition("=")
+        if not sign or not hasattr(model, "asking"):
+            what = f"--call {text} is not KEY=VALUE" if not sign else f"--call {text} is for pipelines, and '{source}' is none"
+            raise OrnsteinError(what, "Write --call guidance_scale=5, with the folder of a pipeline.")
+        try:
+            told[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            told[key] = value
+    return model.asking(**told) if told else model
+
+
+def _draw(loaded: Any, prompts: list[str], settings: dict[str, Any], plan: Path | None, seed: int) -> Any:
+    import ornstein
+
     if plan is not None:
         settings = {"plan": ornstein.Plan.load(plan), **settings}
     with _bar("{task.description}") as bar:
-        task = bar.add_task(f"drawing {len(prompts)} with {model}", total=None)
+        task = bar.add_task(f"drawing {len(prompts)} with {loaded.name}", total=None)
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)

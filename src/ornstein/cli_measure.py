@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ornstein.cli import Seed, _bar, _console, _table, app
+from ornstein.cli import Call, Seed, _bar, _console, _loaded, _table, app
 from ornstein.core import catalog
 from ornstein.core.errors import OrnsteinError, unknown
 
 __all__ = ["bench", "explain", "tune"]
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A shipped model, or a file of weights.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A shipped model, a file of weights, or the folder of a "
+                                              "pipeline.")]  # fmt: skip
 Batch = Annotated[int, typer.Option(help="Pictures at a time.")]
 PromptsFile = Annotated[Path | None, typer.Option(help="A text file with what the model will be asked for, one in each line.")]
 
@@ -50,12 +51,14 @@ BenchFolder = Annotated[Path | None, typer.Option(help="Folder for the tables: `
 def bench(what: Subject, plans: Plans = None, metric: Metrics = None, count: Count = 32, rounds: Rounds = 3, batch: Batch = 16,
           seed: Seed = 0, prompts_file: PromptsFile = None, against: Against = None, nfe: Nfe = None, process: Processes = None,
           only: Names = None, seeds: Seeds = 5, quick: Hasty = False, peers: Beside = False, model: Grounds = None,
-          out: BenchFolder = None) -> None:  # fmt: skip
+          call: Call = None, out: BenchFolder = None) -> None:  # fmt: skip
     """Compare plans on a model beside fewer steps: loss with intervals, seconds, pictures. Interrupted, it goes on.
 
     ornstein bench digits "steps=12 solver=dpmpp2m" "steps=20 accelerate=taylorseer:interval=3" --metric latent --metric accuracy
 
     ornstein bench digits plan.json --out out/today --against out/bench-digits/bench.json
+
+    ornstein bench path/to/pipeline "steps=20 accelerate=firstblock" --prompts-file prompts.txt --call guidance_scale=5
 
     ornstein bench solvers --quick
 
@@ -74,21 +77,20 @@ def bench(what: Subject, plans: Plans = None, metric: Metrics = None, count: Cou
     if given := [name for name, value in others.items() if value]:
         raise OrnsteinError(f"{', '.join(given)}: only for solvers and acceleration", "Leave it out, or bench one of these.")
     numbers = (count, rounds, batch, seed)
-    return _bench_plans(what, list(plans or []), tuple(metric or ("latent",)), numbers, prompts_file, against, out)
+    return _bench_plans(what, list(plans or []), tuple(metric or ("latent",)), numbers, prompts_file, against, out, call)
 
 
 def _bench_plans(model: str, texts: list[str], metrics: tuple[str, ...], numbers: tuple[int, int, int, int],
-                 prompts: Path | None, against: Path | None, out: Path) -> None:  # fmt: skip
-    import ornstein
+                 prompts: Path | None, against: Path | None, out: Path, call: list[str] | None) -> None:  # fmt: skip
     from ornstein import bench as benchmark
 
-    if model not in _known() and not model.endswith(".safetensors"):
+    if model not in _known() and not model.endswith(".safetensors") and not Path(model).is_dir():
         raise unknown("model or benchmark", model, [*_known(), "solvers", "acceleration"])
     settings = benchmark.Settings(metrics, *numbers)
     before = benchmark.Bench.load(against) if against else None
     if against and against.resolve() == (out / "bench.json").resolve():
         raise OrnsteinError(f"{against} would be held against itself", "Write this benchmark elsewhere: give another --out.")
-    loaded = ornstein.load(model)
+    loaded = _loaded(model, call)
     subjects = {text: benchmark.read_plan(loaded, text) for text in texts}
     with _bar("{task.description}") as bar:
         task = bar.add_task(model, total=None)
@@ -221,7 +223,8 @@ TuneFolder = Annotated[Path | None, typer.Option(help="Folder for plan.json and 
 @app.command()
 def tune(model: ModelArgument, max_loss: MaxLoss, metric: Metric = "latent", budget: Budget = "10m",
          objective: Objective = "seconds", confidence: Confidence = 0.95, batch: Batch = 16, seed: Seed = 0,
-         prompts_file: PromptsFile = None, sampler: Sampler = "halving", out: TuneFolder = None) -> None:  # fmt: skip
+         prompts_file: PromptsFile = None, sampler: Sampler = "halving", call: Call = None,
+         out: TuneFolder = None) -> None:  # fmt: skip
     """Find the fastest plan that loses no more than a bound, proven on seeds that the search never saw.
 
     Searches solver, steps, grid, guidance, acceleration and compression on this model. Ends with exit code 1, and says what
@@ -230,13 +233,14 @@ def tune(model: ModelArgument, max_loss: MaxLoss, metric: Metric = "latent", bud
     ornstein tune digits --max-loss 0.05 --budget 1m
 
     ornstein tune emoji --metric perceptual --max-loss 0.02 --budget 10m
+
+    ornstein tune path/to/pipeline --max-loss 0.1 --prompts-file prompts.txt --call guidance_scale=5 --batch 4
     """
-    import ornstein
     from ornstein import tune as tuning
 
     goal, seconds = tuning.Goal(metric, max_loss, objective, confidence), _seconds(budget)
     out = out or Path(f"out/tune-{Path(model).stem}")
-    loaded = ornstein.load(model)
+    loaded = _loaded(model, call)
     with _bar("{task.description}") as bar:
         task = bar.add_task("tuning", total=1.0)
 

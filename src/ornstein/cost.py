@@ -19,7 +19,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,9 @@ from ornstein.core.effects import Effects
 from ornstein.core.errors import OrnsteinError
 from ornstein.core.plan import Plan, fingerprint
 from ornstein.core.record import Record, write_atomic
-from ornstein.core.seam import Run, attach, running
 from ornstein.core.sites import Site
 from ornstein.evidence._flops import Flops, Mode
-from ornstein.model import Model, _autocast
+from ornstein.model import Subject, autocast
 
 __all__ = ["Cost", "Profile", "flops", "now", "peak_bytes", "predict", "profile"]
 
@@ -164,33 +163,22 @@ def _meters(device: torch.device) -> list[tuple[_Meter, Any, int]]:
     return [(_Meter(*probe, grains), context, calls) for grains in GRAINS for probe, context, calls in probes]
 
 
-@torch.no_grad()
-def _measure(model: Model, batch: int, prompts: Sequence[Any], dtype: str) -> dict[str, tuple[float, float, int]]:
-    denoiser, device = model.denoiser, next(model.backbone.parameters()).device
-    x = torch.randn(batch, *model.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    cond = model.encode([prompts[i % len(prompts)] for i in range(batch)])
+def _measure(model: Subject, batch: int, prompts: Sequence[Any], dtype: str) -> dict[str, tuple[float, float, int]]:
+    device, asked = next(model.backbone.parameters()).device, [prompts[i % len(prompts)] for i in range(batch)]
     found: dict[str, list[float]] = {}
     for meter, context, calls in _meters(device):
         unfused = sdpa_kernel(SDPBackend.MATH) if isinstance(context, Flops) else nullcontext()
-        with ExitStack() as stack:
-            try:
-                stack.callback(attach(model.backbone, meter))
-                stack.enter_context(running(Run()))
-                stack.enter_context(unfused)
-                stack.enter_context(_autocast(device, dtype))
-                for k in range(calls + 2 if calls > 1 else 1):
-                    with context or nullcontext():
-                        denoiser(x, 0.5, cond, Clock(t=0.5, ids=tuple(range(batch))))
-                    if k == 1 and calls > 1:
-                        meter.found.clear()  # the first two are to warm up
-            except OrnsteinError:  # no such sites, or attention that is not torch's
-                continue
+        try:
+            with unfused, autocast(device, dtype):
+                model.rehearse(meter, asked, calls + 2 if calls > 1 else 1, lambda c=context: c or nullcontext())
+        except OrnsteinError:  # no such sites, or attention that is not torch's
+            continue
         for key, values in meter.found.items():
             found.setdefault(key, []).append(min(values))
     return {k: (v[0], v[1] if len(v) > 1 else 0.0, int(v[2]) if len(v) > 2 else 0) for k, v in found.items()}
 
 
-def _mark(model: Model, batch: int, dtype: str) -> str:
+def _mark(model: Subject, batch: int, dtype: str) -> str:
     device = next(model.backbone.parameters()).device
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() + platform.machine()
     told = (FORMAT, fingerprint(model.backbone), model.shape, batch, dtype, str(device), chip, platform.node(),
@@ -198,7 +186,7 @@ def _mark(model: Model, batch: int, dtype: str) -> str:
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
-def profile(model: Model, batch: int = 16, prompts: Sequence[Any] = ("",), *, cache: Path | None = CACHE,
+def profile(model: Subject, batch: int = 16, prompts: Sequence[Any] = ("",), *, cache: Path | None = CACHE,
             anew: bool = False, dtype: str = "float32") -> Profile:  # fmt: skip
     """The sites of a model's network at this batch size, measured or as they were measured here before.
 
@@ -236,7 +224,7 @@ def _calls(record: Record) -> int:
     return sum(n for branch, n in record.calls.items() if branch != "evaluations")
 
 
-def _run(model: Model, plan: Plan, count: int, prompts: Sequence[Any], tries: int = 3) -> tuple[float, Record]:
+def _run(model: Subject, plan: Plan, count: int, prompts: Sequence[Any], tries: int = 3) -> tuple[float, Record]:
     """Seconds of one batch, the least of some tries after one to warm up, and the record."""
     asked, found = [prompts[i % len(prompts)] for i in range(count)], []
     device = next(model.backbone.parameters()).device
@@ -266,7 +254,7 @@ def _without_parts(made: Profile, record: Record, steps: int) -> tuple[float, fl
     return seconds, count, sites
 
 
-def _part(made: Profile, model: Model, plan: Plan, prompts: Sequence[Any], cache: Path | None) -> tuple[float, float]:
+def _part(made: Profile, model: Subject, plan: Plan, prompts: Sequence[Any], cache: Path | None) -> tuple[float, float]:
     """(seconds, FLOPs) that the plan's accelerations take for each site that they are asked at: from a short run."""
     key = " ".join(plan.accelerate)
     if key not in made.parts:
@@ -285,11 +273,11 @@ def _part(made: Profile, model: Model, plan: Plan, prompts: Sequence[Any], cache
     return made.parts[key]
 
 
-def predict(model: Model, plan: Plan, batch: int = 16, prompts: Sequence[Any] = ("",), *, record: Record | None = None,
+def predict(model: Subject, plan: Plan, batch: int = 16, prompts: Sequence[Any] = ("",), *, record: Record | None = None,
             cache: Path | None = CACHE) -> Cost:  # fmt: skip
     """What one batch of this plan costs here, from the profile and a rehearsal with one sample, or the record of a run
     (used where it was one batch). bytes has the weights in it."""
-    subject = replace(model, denoiser=model._compressed(replace(plan, compile=False))) if plan.compress else model
+    subject = model.transformed(replace(plan, compile=False)) if plan.compress else model
     bare = replace(plan, compress=(), compile=False, fingerprint="")  # compiled code is judged by measuring it
     made = profile(subject, batch, prompts, cache=cache, dtype=plan.dtype)
     if record is None or record.facts.get("samples", 1) > batch:

@@ -6,7 +6,7 @@ The file's metadata holds one JSON text, `ornstein`, from which the parts are bu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,16 +21,17 @@ from torch import Tensor, nn
 from ornstein import __version__
 from ornstein.conditioning.layers.weights import marked
 from ornstein.core import catalog
+from ornstein.core.clock import Clock
 from ornstein.core.denoiser import Denoiser, guide
 from ornstein.core.effects import order
 from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.loop import Controller, State, sample
 from ornstein.core.plan import Plan, fingerprint
 from ornstein.core.record import Record, write_atomic
-from ornstein.core.seam import Run, attach
+from ornstein.core.seam import Run, attach, running
 from ornstein.usual import usual
 
-__all__ = ["Generated", "Model", "create", "known", "load", "save"]
+__all__ = ["Generated", "Model", "Subject", "autocast", "create", "known", "load", "parts_of", "save"]
 
 SHIPPED = Path(__file__).parent / "models"
 KEPT = 2  # compressed or compiled copies of a network that a model keeps
@@ -49,8 +50,61 @@ class Generated:
     plan: Plan
 
 
+class Subject:
+    """What a plan is run on: it has a name, a `backbone`, a `process`, the `shape` of one latent, and a `codec` or None."""
+
+    name: str
+    shape: tuple[int, ...]
+    codec: Any
+    backbone: nn.Module
+    process: Any
+    seats: Mapping[str, Any] = {}  # of foreign networks, for `attach`
+    _ready: dict  # the networks that plans have transformed
+
+    def use(self, plan: Plan, size: tuple[int, int] | None = None) -> dict[str, str]:
+        """What the figures of a plan hold for, in words: Plan.made_for."""
+        shape = "x".join(map(str, (self.shape[0], *(size or self.shape[1:]))))
+        libraries = f"ornstein {__version__}, torch {'.'.join(torch.__version__.split('.')[:2])}"
+        return {"process": repr(self.process), "shape": shape, "guidance": ", ".join(plan.guidance),
+                "parts": ", ".join((plan.solver, plan.grid, *plan.accelerate, *plan.compress)), "steps": str(plan.steps),
+                "libraries": libraries}  # fmt: skip
+
+    def _fits(self, plan: Plan, changes: dict[str, Any], size: tuple[int, int] | None, force: bool) -> list[str]:
+        """Raises where the plan was made for something else; forced, it hands the reasons back."""
+        now = self.use(replace(plan, **changes), size)
+        return plan.misfits(self.name, self.backbone, now) if force else plan.for_model(self.name, self.backbone, now) and []
+
+    def _transformed(self, plan: Plan, plugins: Sequence[Any] = ()) -> nn.Module:
+        """The network, or a copy of it with the plan's transforms applied, which is kept for the next call."""
+        if not (plan.compress or plan.compile):
+            return self.backbone
+        from ornstein.compiled import compiled, grain_of
+
+        grain = grain_of(self.backbone, plugins) if plan.compile else ""
+        key = (fingerprint(self.backbone), plan.compress, grain)
+        network = self._ready.get(key)  # another thread may be about another plan
+        if network is None:
+            network = self.backbone
+            for part in plan.compress:
+                network = catalog.build("compression", part)(network)
+            network = compiled(network, grain) if grain else network
+            while len(self._ready) >= KEPT:
+                self._ready.pop(next(iter(self._ready)), None)
+            self._ready[key] = network
+        return network
+
+    def pictures(self, x: Tensor) -> np.ndarray:
+        """Latents [N, C, H, W] -> uint8 [N, H, W, channels]; premultiplied RGBA is divided by its alpha."""
+        pixels = x if self.codec is None else self.codec.decode(x)
+        pixels = ((pixels.float() + 1) / 2).clamp(0, 1)
+        if pixels.shape[1] == 4:
+            alpha = pixels[:, 3:]
+            pixels = torch.cat([(pixels[:, :3] / alpha.clamp_min(1 / 255)).clamp(0, 1), alpha], 1)
+        return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
 @dataclass(frozen=True)
-class Model:
+class Model(Subject):
     """denoiser: in latent space; shape: of one latent (C, H, W); config: what `create` was given."""
 
     name: str
@@ -64,6 +118,10 @@ class Model:
     @property
     def backbone(self) -> nn.Module:
         return self.denoiser.backbone
+
+    @property
+    def process(self) -> Any:
+        return self.denoiser.process
 
     def encode(self, prompts: Sequence[Any]) -> dict[str, Tensor] | None:
         """Prompts -> condition rows; None for an unconditional model. Prompts may have weights, '(red apple:1.3) on snow'."""
@@ -113,7 +171,7 @@ class Model:
         forced = self._fits(plan, changes, size, force) if plan else []
         plan = replace(plan, **changes, **({"figures": {}} if forced else {})) if plan else self.plan(**changes)
         plugins = order([catalog.build("acceleration", a) for a in plan.accelerate])
-        solver_part, denoiser = catalog.build("solvers", plan.solver), self._compressed(plan, plugins)
+        solver_part, denoiser = catalog.build("solvers", plan.solver), self.transformed(plan, plugins).denoiser
         meter = [Counted.of(denoiser)]
         rules = built(plan.guidance, self, plan.grid, meter)
         steered = steering(steer, self, reward, rules)
@@ -124,7 +182,7 @@ class Model:
         watch = Watch()
         pictures: list[np.ndarray] = []
         with ExitStack() as stack:
-            stack.enter_context(_autocast(device, plan.dtype))
+            stack.enter_context(autocast(device, plan.dtype))
             if plugins:
                 stack.callback(attach(denoiser.backbone, plugins, scope=run.scope))
             for first in range(0, len(prompts), batch):
@@ -139,22 +197,9 @@ class Model:
                 run.clear()
         x = torch.cat(out).cpu()
         run.record.facts |= {"ornstein": __version__, "model": self.name, "seed": seed, "samples": len(prompts),
-                             **_parts_of(plan), "local_error": watch.told()}  # fmt: skip
+                             **parts_of(plan), "local_error": watch.told()}  # fmt: skip
         run.record.facts |= steered.told(len(prompts), meter) | ({"forced": forced} if forced else {})
         return Generated(np.concatenate(pictures), x, prompts, run.record, plan)
-
-    def use(self, plan: Plan, size: tuple[int, int] | None = None) -> dict[str, str]:
-        """What the figures of a plan hold for, in words: Plan.made_for."""
-        shape = "x".join(map(str, (self.shape[0], *(size or self.shape[1:]))))
-        libraries = f"ornstein {__version__}, torch {'.'.join(torch.__version__.split('.')[:2])}"
-        return {"process": repr(self.denoiser.process), "shape": shape, "guidance": ", ".join(plan.guidance),
-                "parts": ", ".join((plan.solver, plan.grid, *plan.accelerate, *plan.compress)), "steps": str(plan.steps),
-                "libraries": libraries}  # fmt: skip
-
-    def _fits(self, plan: Plan, changes: dict[str, Any], size: tuple[int, int] | None, force: bool) -> list[str]:
-        """Raises where the plan was made for something else; forced, it hands the reasons back."""
-        now = self.use(replace(plan, **changes), size)
-        return plan.misfits(self.name, self.backbone, now) if force else plan.for_model(self.name, self.backbone, now) and []
 
     def _calibrated(self, parts: Sequence[Any], denoiser: Any, grid: str, shape: Sequence[int], force: bool) -> list[str]:
         """Raises where what a part has learned was learned for something else; forced, it hands the reasons back."""
@@ -165,33 +210,22 @@ class Model:
             raise OrnsteinError("; ".join(found), "Calibrate it again for this use, or force it.")
         return found
 
-    def _compressed(self, plan: Plan, plugins: Sequence[Any] = ()) -> Denoiser:
-        """The denoiser with the plan's transforms applied to a copy of the network, which is kept for the next call."""
-        if not (plan.compress or plan.compile):
-            return self.denoiser
-        from ornstein.compiled import compiled, grain_of
+    def transformed(self, plan: Plan, plugins: Sequence[Any] = ()) -> Model:
+        """This model with the network as the plan runs it: compressed, compiled."""
+        return replace(self, denoiser=replace(self.denoiser, backbone=self._transformed(plan, plugins)))
 
-        grain = grain_of(self.backbone, plugins) if plan.compile else ""
-        key = (fingerprint(self.backbone), plan.compress, grain)
-        network = self._ready.get(key)  # another thread may be about another plan
-        if network is None:
-            network = self.backbone
-            for part in plan.compress:
-                network = catalog.build("compression", part)(network)
-            network = compiled(network, grain) if grain else network
-            while len(self._ready) >= KEPT:
-                self._ready.pop(next(iter(self._ready)), None)
-            self._ready[key] = network
-        return replace(self.denoiser, backbone=network)
-
-    def pictures(self, x: Tensor) -> np.ndarray:
-        """Latents [N, C, H, W] -> uint8 [N, H, W, channels]; premultiplied RGBA is divided by its alpha."""
-        pixels = x if self.codec is None else self.codec.decode(x)
-        pixels = ((pixels.float() + 1) / 2).clamp(0, 1)
-        if pixels.shape[1] == 4:
-            alpha = pixels[:, 3:]
-            pixels = torch.cat([(pixels[:, :3] / alpha.clamp_min(1 / 255)).clamp(0, 1), alpha], 1)
-        return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    def rehearse(self, plugin: Any, prompts: Sequence[Any], calls: int, within: Callable[[], Any] = nullcontext) -> None:
+        """Ask the network so often, halfway, for all prompts at once, under a plugin that measures. within: around each call."""
+        device, cond = next(self.backbone.parameters()).device, self.encode(prompts)
+        x = torch.randn(len(prompts), *self.shape, generator=torch.Generator().manual_seed(0)).to(device)
+        detach = attach(self.backbone, plugin)
+        try:
+            with running(Run()), torch.no_grad():
+                for _ in range(calls):
+                    with within():
+                        self.denoiser(x, 0.5, cond, Clock(t=0.5, ids=tuple(range(len(prompts)))))
+        finally:
+            detach()
 
 
 class Watch(Controller):
@@ -225,14 +259,15 @@ def _listed(key: str, value: Any) -> Any:
     return value if not several else (value,) if isinstance(value, str) else tuple(value)
 
 
-def _parts_of(plan: Plan) -> dict[str, Any]:
+def parts_of(plan: Plan) -> dict[str, Any]:
     """What a plan is made of, for the record: parts that were given as objects by their text."""
     return {"solver": plan.solver, "grid": plan.grid, "guidance": [str(g) for g in plan.guidance],
             "accelerate": list(plan.accelerate), "compress": list(plan.compress), "compile": plan.compile,
             "dtype": plan.dtype}  # fmt: skip
 
 
-def _autocast(device: torch.device, dtype: str) -> Any:
+def autocast(device: torch.device, dtype: str) -> Any:
+    """The context in which a network is run in this type."""
     return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))
 
 
@@ -270,8 +305,8 @@ def known() -> list[str]:
 
 
 def load(source: Any, device: str | torch.device = "cpu") -> Any:
-    """A shipped model by name, a model file, or a diffusers pipeline (then: ornstein.bridges.diffusers.load)."""
-    if not isinstance(source, (str, Path)):
+    """A shipped model by name, a model file, or a diffusers pipeline, or the folder of one: ornstein.bridges.diffusers.load."""
+    if not isinstance(source, (str, Path)) or (Path(source) / "model_index.json").is_file():
         from ornstein.bridges import diffusers
 
         return diffusers.load(source)

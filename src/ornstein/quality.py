@@ -20,7 +20,7 @@ from torch import Tensor
 from ornstein.core import catalog
 from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.plan import Plan
-from ornstein.model import Model
+from ornstein.model import Subject
 
 __all__ = ["LOSSES", "Loss", "Trial", "fewest", "student"]
 
@@ -134,7 +134,7 @@ class Trial:
     reference: the plan that counts as lossless; by default the model's own with 60 steps. batch: samples at a time.
     """
 
-    def __init__(self, model: Model, prompts: Sequence[Any] = (), reference: Plan | None = None, batch: int = 16) -> None:
+    def __init__(self, model: Subject, prompts: Sequence[Any] = (), reference: Plan | None = None, batch: int = 16) -> None:
         self.model, self.batch = model, batch
         self.prompts = list(prompts) or default_prompts(model)
         self.reference = reference or reference_of(model)
@@ -159,7 +159,7 @@ class Trial:
         """Raises where this loss cannot be told of so many samples of this model."""
         if metric not in LOSSES:
             raise unknown("loss", metric, LOSSES)
-        if metric == "latent" and getattr(self.model.denoiser.process, "discrete", False):
+        if metric == "latent" and getattr(self.model.process, "discrete", False):
             raise OrnsteinError(f"the samples of '{self.model.name}' are tokens, which are right or wrong but not near",
                                 "Take a loss of pictures, such as rms, accuracy or frechet.")  # fmt: skip
         if metric == "accuracy":
@@ -249,13 +249,13 @@ def _paired(metric: str) -> Callable[[Tensor, Tensor], Tensor]:
     return each
 
 
-def reference_of(model: Model, steps: int = 60) -> Plan:
+def reference_of(model: Subject, steps: int = 60) -> Plan:
     """The model's own plan with so many steps that more change nothing one can see."""
     own = model.plan()
     return model.plan(steps=max(steps, own.steps))
 
 
-def default_prompts(model: Model) -> list[Any]:
+def default_prompts(model: Subject) -> list[Any]:
     """What a model is asked for where nobody says: the ten digits, or the captions of its data."""
     if model.encoder is None:
         return [""]

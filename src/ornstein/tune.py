@@ -28,7 +28,7 @@ from ornstein.core.plan import Plan, fingerprint
 from ornstein.core.record import write_atomic
 from ornstein.cost import Cost, predict
 from ornstein.finals import LEAST, SLACK, SOME, WORTH, Finals, Goal, Point, seconds
-from ornstein.model import Model
+from ornstein.model import Subject
 from ornstein.quality import PAIRED, Trial, fewest
 
 __all__ = ["Goal", "Point", "Tuned", "tune"]
@@ -291,7 +291,7 @@ class Search:
             self.points.clear()
 
 
-def accelerations(model: Model) -> list[str]:
+def accelerations(model: Subject) -> list[str]:
     """The accelerations of the house that fit this network, as their evidence tries them, and looser and tighter ones."""
     from ornstein.core.seam import attach
 
@@ -301,7 +301,7 @@ def accelerations(model: Model) -> list[str]:
         for settings in _knobs(trial[1]) if trial else ():
             text = f"{entry.name}:{settings}" if settings else entry.name
             try:
-                attach(model.backbone, catalog.build("acceleration", text))()
+                attach(model.backbone, catalog.build("acceleration", text), model.seats)()
             except (OrnsteinError, TypeError):
                 break
             found.append(text)
@@ -321,7 +321,7 @@ def _knobs(settings: str) -> list[str]:
         return [settings]
 
 
-def tune(model: Model, goal: Goal | None = None, budget: float = 600.0, *, prompts: Sequence[Any] = (),
+def tune(model: Subject, goal: Goal | None = None, budget: float = 600.0, *, prompts: Sequence[Any] = (),
          reference: Plan | None = None, batch: int = 16, seed: int = 0, sampler: str = "halving", out: Path | None = None,
          progress: Callable[[float, str], None] | None = None) -> Tuned:  # fmt: skip
     """Search, within so many seconds, and promise. A plan that is found has in `figures` what was measured of it.

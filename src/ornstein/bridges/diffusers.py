@@ -4,6 +4,7 @@
     pipe.scheduler = OrnsteinScheduler.from_scheduler(pipe.scheduler, "dpmpp2m")
     detach = accelerate(pipe, plugins)            every later call of the pipeline runs with the plugins
     with run(pipe, plugins) as record: pipe(...)  the calls inside do
+    load(pipe).generate(prompts, plan)            as a plan says; so `bench` and `tune` measure pipelines as they do models
 
 A schedule of betas becomes the variance-preserving process through its points, a flow scheduler the linear flow.
 Objects of diffusers are known by what they have (`config`, `alphas_cumprod`, `sigmas`): nothing of it is imported here.
@@ -11,20 +12,33 @@ Objects of diffusers are known by what they have (`config`, `alphas_cumprod`, `s
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from ornstein import __version__
+from ornstein.bridges.layers.drawing import OWN, Decoder, Drawing, asked, default_steps, opened
 from ornstein.bridges.layers.guided import PipelineGuidance
 from ornstein.bridges.layers.pipeline import SEATS, Accelerated, accelerate, networks, run
 from ornstein.bridges.layers.scheduler import OrnsteinScheduler
 from ornstein.bridges.layers.terms import SchedulerProcess, Terms
+from ornstein.core import catalog
 from ornstein.core.denoiser import Denoiser
+from ornstein.core.effects import order
 from ornstein.core.errors import OrnsteinError, unknown
+from ornstein.core.plan import Plan, fingerprint
+from ornstein.core.process import Process
+from ornstein.model import Generated, Subject, autocast, parts_of
+from ornstein.usual import usual
 
 __all__ = ["SEATS", "Accelerated", "BridgedPipeline", "OrnsteinScheduler", "SchedulerProcess", "accelerate", "denoiser",
            "load", "networks", "run"]  # fmt: skip
@@ -82,14 +96,51 @@ def denoiser(model: nn.Module, scheduler: Any, *, shared: Mapping[str, Any] | No
 
 
 @dataclass(frozen=True)
-class BridgedPipeline:
-    """A diffusers pipeline with ornstein's three handles. The pipeline itself generates: `bridged.pipe(...)`."""
+class BridgedPipeline(Subject):
+    """A diffusers pipeline with ornstein's handles, and as something that plans are run on: `generate`, `bench`, `tune`.
+
+    call: arguments of every call, such as {'guidance_scale': 5, 'height': 512}; the prompts, steps, seeds and the solver come
+    from elsewhere. The pipeline keeps its own loop and guidance, and is left as it was.
+    """
 
     pipe: Any
+    call: Mapping[str, Any] = field(default_factory=dict)
+    _ready: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    _network: nn.Module | None = field(default=None, repr=False, compare=False)  # in the place of the pipeline's own
+
+    seats = SEATS
 
     @property
     def network(self) -> nn.Module:
-        return next(iter(networks(self.pipe).values()))
+        return next(iter(networks(self.pipe).values())) if self._network is None else self._network
+
+    backbone = network
+
+    @property
+    def name(self) -> str:
+        """Of the folder or the repository that it is from, else of its kind."""
+        return Path(str(getattr(self.pipe.config, "_name_or_path", "") or type(self.pipe).__name__)).name
+
+    @property
+    def process(self) -> Process:
+        return Terms.of(self.pipe.scheduler).process
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of one picture where the pipeline's steps end: [C, H, W], or packed [tokens, C]. Draws one in two steps to see."""
+        drawing = Drawing.of(self.pipe, self.call, "ddim", OWN)
+        drawing(["0"], 2, [0])
+        return tuple(drawing.ends[0].shape[1:])
+
+    @property
+    def codec(self) -> Decoder:
+        return Decoder(self.pipe, self.call)
+
+    @property
+    def encoder(self) -> Any:
+        """What reads a prompt; None where the pipeline is asked for nothing."""
+        known = asked(self.pipe, ["0"], self.call)
+        return self.pipe if {"prompt", "class_labels"} & set(known) else None
 
     def denoiser(self, *, shared: Mapping[str, Any] | None = None, null: Any = None) -> Denoiser:
         """The pipeline's network as a denoiser for ornstein's own loop: see `denoiser`."""
@@ -107,14 +158,94 @@ class BridgedPipeline:
         """Plugins for every later call of the pipeline: see `accelerate`."""
         return accelerate(self.pipe, plugins)
 
-    def scheduler(self, solver: Any = "dpmpp2m") -> OrnsteinScheduler:
-        """Give the pipeline a solver of ornstein; hands back the scheduler that it now has."""
-        self.pipe.scheduler = OrnsteinScheduler.from_scheduler(self.pipe.scheduler, solver)
+    def scheduler(self, solver: Any = "dpmpp2m", grid: str | None = None) -> OrnsteinScheduler:
+        """Give the pipeline a solver of ornstein, and a grid; hands back the scheduler that it now has."""
+        self.pipe.scheduler = OrnsteinScheduler.from_scheduler(self.pipe.scheduler, solver, grid)
         return self.pipe.scheduler
+
+    def asking(self, **call: Any) -> BridgedPipeline:
+        """This pipeline with other arguments of every call."""
+        asked(self.pipe, ["0"], call)
+        return replace(self, call=dict(call))
+
+    # ---- under plans
+
+    def plan(self, **changes: Any) -> Plan:
+        """The pipeline's own number of steps, with the usual solver and grid; with changes."""
+        told = {"steps": default_steps(self.pipe)} | {k: v for k, v in changes.items() if v is not None}
+        if "solver" not in told:
+            guided = getattr(self.pipe, "do_classifier_free_guidance", True)  # most are
+            solver, grid = usual(self.process, told["steps"], guided)
+            told = {"grid": grid} | told | {"solver": solver}
+        return Plan(**({"model": self.name, "fingerprint": fingerprint(self.backbone)} | told))
+
+    def shipped(self) -> Plan:
+        """The pipeline as it is, with its own scheduler."""
+        return self.plan(solver=OWN, grid=OWN)
+
+    def generate(self, prompts: str | Sequence[str], plan: Plan | None = None, *, steps: int | None = None,
+                 solver: str | None = None, accelerate: str | Sequence[str] | None = None, grid: str | None = None,
+                 seed: int = 0, progress: Callable[[int, int], None] | None = None, batch: int = 8,
+                 force: bool = False, **others: Any) -> Generated:  # fmt: skip
+        """Pictures for prompts by the pipeline itself, as the plan says. Picture i depends on (seed, i) alone.
+
+        steps, solver, accelerate, grid change the plan; solver='own' and grid='own' leave the pipeline's. Guidance is the
+        pipeline's: say guidance_scale in `call`. progress(done, total): called after each step. force: run a plan of another
+        model or use.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if given := [name for name, value in others.items() if value not in (None, ())]:
+            raise OrnsteinError(f"{', '.join(given)}: a pipeline of diffusers has its own",
+                                "Say it in its arguments: --call guidance_scale=5, or asking(guidance_scale=5).")  # fmt: skip
+        if not prompts:
+            raise OrnsteinError("no prompt was given", "Give at least one text.")
+        if batch < 1:
+            raise OrnsteinError(f"batch={batch} is not a positive whole number", "Give at least 1.")
+        several = (accelerate,) if isinstance(accelerate, str) else accelerate and tuple(accelerate)
+        changes = {"steps": steps, "solver": solver, "accelerate": several, "grid": grid}
+        changes = {k: v for k, v in changes.items() if v is not None}
+        forced = self._fits(plan, changes, None, force) if plan else []
+        plan = replace(plan, **changes, **({"figures": {}} if forced else {})) if plan else self.plan(**changes)
+        if plan.guidance:
+            raise OrnsteinError(f"{', '.join(map(str, plan.guidance))}: a pipeline guides by itself",
+                                "Say it in its arguments: ornstein.load(pipe).asking(guidance_scale=5).")  # fmt: skip
+        plugins = order([catalog.build("acceleration", a) for a in plan.accelerate])
+        network = self._transformed(plan, plugins) if plan.compress or plan.compile else self._network
+        drawing = Drawing.of(self.pipe, self.call, plan.solver, plan.grid, network)
+        total = plan.steps * -(-len(prompts) // batch)
+        with autocast(next(self.backbone.parameters()).device, plan.dtype), run(drawing.pipe, plugins) as record:
+            for first in range(0, len(prompts), batch):
+                some, done = prompts[first : first + batch], plan.steps * (first // batch)
+                tell = progress and (lambda step, done=done: progress(done + step, total))
+                drawing(some, plan.steps, _seeds(seed, range(first, first + len(some))), tell)
+        record.facts |= {"ornstein": __version__, "model": self.name, "seed": seed, "samples": len(prompts),
+                         **parts_of(plan)} | ({"forced": forced} if forced else {})  # fmt: skip
+        return Generated(np.concatenate(drawing.pixels), torch.cat(drawing.ends), prompts, record, plan)
+
+    def use(self, plan: Plan, size: tuple[int, int] | None = None) -> dict[str, str]:
+        """What the figures of a plan hold for: the pipeline's arguments count as its guidance."""
+        told = ", ".join(f"{k}={v}" for k, v in sorted(self.call.items()))
+        return super().use(plan, size) | {"guidance": f"{type(self.pipe).__name__}({told})"}
+
+    def transformed(self, plan: Plan, plugins: Sequence[Any] = ()) -> BridgedPipeline:
+        """This pipeline with its network as the plan runs it: compressed, compiled."""
+        return replace(self, _network=self._transformed(plan, plugins))
+
+    def rehearse(self, plugin: Any, prompts: Sequence[Any], calls: int, within: Callable[[], Any] = nullcontext) -> None:
+        """Draw for all prompts at once in so many steps, under a plugin that measures."""
+        drawing = Drawing.of(self.pipe, self.call, "ddim", OWN, self._network)
+        with run(drawing.pipe, plugin), within():
+            drawing(prompts, calls, _seeds(0, range(len(prompts))))
+
+
+def _seeds(seed: int, ids: Sequence[int]) -> list[int]:
+    """One of each picture, by (seed, id) alone."""
+    return [int.from_bytes(hashlib.sha256(f"{seed}/{i}".encode()).digest()[:7], "big") for i in ids]
 
 
 def load(pipe: Any) -> BridgedPipeline:
-    """A pipeline made ready; anything else is refused. No file is read and nothing is fetched."""
+    """A pipeline made ready, or the folder of one (no file is fetched); anything else is refused."""
+    pipe = opened(Path(pipe)) if isinstance(pipe, (str, Path)) else pipe
     if not (callable(pipe) and hasattr(pipe, "scheduler")):
         raise OrnsteinError(f"a {type(pipe).__name__} is no pipeline", "Give a pipeline, a model's name or a file.")
     networks(pipe)

@@ -17,6 +17,7 @@ from ornstein.core import catalog
 from ornstein.core.clock import NoiseSource
 from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.prediction import Prediction
+from ornstein.core.process import grid
 from ornstein.processes.flow import Flow
 
 __all__ = ["OrnsteinScheduler"]
@@ -61,26 +62,28 @@ class Stepped:
 class OrnsteinScheduler:
     """A one-call solver of ornstein in the place of a diffusers scheduler.
 
-    The wrapped scheduler still chooses the timesteps (spacing, shift, custom lists). What a call of the pipeline has
-    done so far is kept per thread, so that threads may share a pipeline.
+    The wrapped scheduler still chooses the timesteps (spacing, shift, custom lists), unless a grid is named: then it says only
+    how many there are. Of a schedule of betas they are whole, each once, so that of very many some fall together. What a call
+    of the pipeline has done so far is kept per thread, so that threads may share a pipeline.
     """
 
     order = 1
     init_noise_sigma = 1.0
 
-    def __init__(self, scheduler: Any, solver: Any, terms: Terms) -> None:
-        self.wrapped, self.solver, self.terms, self.config = scheduler, solver, terms, scheduler.config
+    def __init__(self, scheduler: Any, solver: Any, terms: Terms, grid: str | None = None) -> None:
+        self.wrapped, self.solver, self.terms, self.config, self.grid = scheduler, solver, terms, scheduler.config, grid
         self._here = threading.local()
         self._try()
 
     @classmethod
-    def from_scheduler(cls, scheduler: Any, solver: Any = "dpmpp2m") -> OrnsteinScheduler:
-        """scheduler: of the pipeline; solver: 'ddim', 'ddpm', 'euler', 'dpmpp2m', or a Solver that asks once a step."""
+    def from_scheduler(cls, scheduler: Any, solver: Any = "dpmpp2m", grid: str | None = None) -> OrnsteinScheduler:
+        """scheduler: of the pipeline; solver: 'ddim', 'ddpm', 'euler', 'dpmpp2m', or a Solver that asks once a step; grid: where
+        the steps lie, such as 'beta' or 'logsnr' (None: where the scheduler of the pipeline puts them)."""
         wrapped = scheduler.wrapped if isinstance(scheduler, cls) else scheduler
-        return cls(wrapped, catalog.build("solvers", solver), Terms.of(scheduler))
+        return cls(wrapped, catalog.build("solvers", solver), Terms.of(scheduler), grid)
 
     def __deepcopy__(self, memo: dict) -> OrnsteinScheduler:
-        return type(self)(copy.deepcopy(self.wrapped, memo), self.solver, self.terms)
+        return type(self)(copy.deepcopy(self.wrapped, memo), self.solver, self.terms, self.grid)
 
     def _try(self) -> None:
         """Three steps on zeros: refuses a solver of several calls before a pipeline is under way."""
@@ -128,6 +131,15 @@ class OrnsteinScheduler:
         listed = chooser.timesteps
         plain = torch.tensor(getattr(chooser, "_timesteps", listed.tolist()), device=listed.device)
         steps = plain.to(listed.dtype).unique().flip(0)
+        if self.grid is not None:
+            times = grid(self.terms.process, len(steps), self.grid)
+            steps = self.terms.timestep(times[:-1])
+            if not isinstance(self.terms.process, Flow):  # whole, as in training; each once, where there are too many
+                steps = steps.round().clamp(min=0).unique().flip(0)
+                times = torch.cat([self.terms.time(steps), times[-1:]])
+            steps = steps.to(listed.device, torch.float32)
+            self._here.progress = _Progress(times, steps, steps.tolist())
+            return
         if isinstance(self.terms.process, Flow):
             times = chooser.sigmas.to(torch.float64).unique().flip(0)[: len(steps)]
             end = 0.0
