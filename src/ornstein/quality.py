@@ -21,6 +21,7 @@ from ornstein.core import catalog
 from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.plan import Plan
 from ornstein.model import Subject
+from ornstein.rewards import reward
 
 __all__ = ["LOSSES", "Loss", "Trial", "fewest", "student"]
 
@@ -32,6 +33,7 @@ WORDS = {
     "ssim": "paired: 1 - SSIM",
     "perceptual": "paired: distance of features",
     "accuracy": "conditional: how much more often the classifier of the data sees another class (digits)",
+    "agreement": "conditional: how much less the pictures agree with their captions, as a cosine (emoji)",
     "frechet": "distributional: how much further from real pictures by Frechet distance",
     "kid": "distributional: how much further from real pictures by kernel distance",
 }
@@ -164,6 +166,8 @@ class Trial:
                                 "Take a loss of pictures, such as rms, accuracy or frechet.")  # fmt: skip
         if metric == "accuracy":
             self._labels(count)
+        if metric == "agreement":
+            reward("agreement", self.model)
         if count < fewest(metric):
             raise OrnsteinError(f"{count} pictures are too few for {metric}", f"Give {fewest(metric)} or more.")
 
@@ -174,6 +178,8 @@ class Trial:
         if metric == "latent":
             gap = (x - truth).flatten(1).double().norm(dim=1) / truth.flatten(1).double().norm(dim=1)
             return Loss(metric, gap)
+        if metric == "agreement":
+            return Loss(metric, self._agree(truth) - self._agree(x))
         drawn, right = self.pixels(x), self.pixels(truth)
         if metric in PAIRED:
             return Loss(metric, _paired(metric)(drawn, right).double())
@@ -199,6 +205,15 @@ class Trial:
         if wrong := next((p for p in asked if p not in "0123456789" or len(p) != 1), None):
             raise OrnsteinError(f"the prompt '{wrong}' is no digit, so no answer to it is right", "Ask for 0 to 9 alone.")
         return torch.tensor([int(p) for p in asked])
+
+    @torch.no_grad()
+    def _agree(self, x: Tensor) -> Tensor:
+        """How well each of these latents [n, ...] shows what was asked for, float64."""
+        judge, asked, said = reward("agreement", self.model), self.asked(len(x)), []
+        for first in range(0, len(x), self.batch):
+            some = slice(first, first + self.batch)
+            said.append(judge(x[some], self.model.encode(asked[some])))
+        return torch.cat(said).double().cpu()
 
     def _misses(self, pixels: Tensor) -> Tensor:
         labels = self._labels(len(pixels))
@@ -233,7 +248,7 @@ class Trial:
 
 def fewest(metric: str) -> int:
     """Pictures that this loss needs."""
-    return 1 if metric in (*PAIRED, "accuracy") else 8 * GROUPS
+    return 1 if metric in (*PAIRED, "accuracy", "agreement") else 8 * GROUPS
 
 
 def _paired(metric: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -13,17 +13,16 @@ diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed"
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 from typer.testing import CliRunner  # noqa: E402
-from zoo import specimen  # noqa: E402
+from zoo import fox_folder, specimen  # noqa: E402
 
 import ornstein  # noqa: E402
 from ornstein import bench, cost, tune  # noqa: E402
 from ornstein.bridges.diffusers import OrnsteinScheduler  # noqa: E402
 from ornstein.bridges.layers.caches import task  # noqa: E402
+from ornstein.bridges.layers.drawing import Decoder  # noqa: E402
 from ornstein.cli import app  # noqa: E402
 from ornstein.core.errors import OrnsteinError  # noqa: E402
 from ornstein.quality import Trial, reference_of  # noqa: E402
-
-WORDS = ("a", "red", "fox", "blue", "owl")
 
 
 def betas():
@@ -45,22 +44,7 @@ def dit():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny Stable Diffusion with a tokenizer of five words, saved as a user has it."""
-    place = tmp_path_factory.mktemp("pipelines") / "tiny-fox"
-    letters = sorted(set("".join(WORDS)))
-    tokens = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    (place.parent / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
-    (place.parent / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer(str(place.parent / "vocab.json"), str(place.parent / "merges.txt"), model_max_length=8)
-    torch.manual_seed(1)
-    text = transformers.CLIPTextModel(transformers.CLIPTextConfig(
-        vocab_size=len(tokens), hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=8, bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1)).eval()  # fmt: skip
-    vae = diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=1).eval()
-    pipe = diffusers.StableDiffusionPipeline(vae, text, tokenizer, specimen("UNet2DConditionModel")[0].eval(), betas(), None, None,
-                                             requires_safety_checker=False)  # fmt: skip
-    pipe.save_pretrained(place)
-    return place
+    return fox_folder(tmp_path_factory.mktemp("pipelines") / "tiny-fox")
 
 
 @pytest.fixture
@@ -277,3 +261,17 @@ def test_a_folder_on_the_command_line(folder, stable, tmp_path):
                                     "--count", "2", "--rounds", "1", "--batch", "2", "--out", str(tmp_path / "bench")])  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "as shipped" in done.output and (tmp_path / "bench" / "bench.json").is_file()
+
+
+def test_latents_with_a_mean_and_a_spread():
+    """As of autoencoders whose latents are standardised channel by channel."""
+    vae = diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=1, scaling_factor=0.5).eval()
+    vae.register_to_config(latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1.0, 2.0, 3.0, 4.0])
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    mean, spread = (torch.tensor(vae.config[f"latents_{k}"])[:, None, None] for k in ("mean", "std"))
+    with torch.no_grad():
+        right = vae.decode(x / 0.5 * spread + mean).sample
+    pipe = type("Pipe", (), {"vae": vae})()
+    assert torch.allclose(Decoder(pipe, {}).decode(x), right)
+    with pytest.raises(OrnsteinError, match="are no pictures"):
+        Decoder(pipe, {}).decode(x[:, :, None])

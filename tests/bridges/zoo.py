@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -181,3 +183,27 @@ def call(net: nn.Module, inputs: dict[str, Any]) -> Tensor:
     """The answer as a tensor."""
     with torch.no_grad():
         return net(**inputs, return_dict=False)[0]
+
+
+def fox_folder(place: Path) -> Path:
+    """A tiny Stable Diffusion with random weights and a tokenizer of a few letters, saved there as a user has it."""
+    import diffusers
+    import transformers
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    letters = sorted(set("aredfoxblueowl"))
+    tokens = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    files = [place.parent / name for name in ("vocab.json", "merges.txt")]
+    files[0].write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
+    files[1].write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(*map(str, files), model_max_length=8)
+    torch.manual_seed(1)
+    text = transformers.CLIPTextModel(transformers.CLIPTextConfig(
+        vocab_size=len(tokens), hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=8, bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1)).eval()  # fmt: skip
+    vae = diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=1).eval()
+    schedule = diffusers.DDIMScheduler(clip_sample=False, beta_schedule="scaled_linear")
+    pipe = diffusers.StableDiffusionPipeline(vae, text, tokenizer, specimen("UNet2DConditionModel")[0].eval(), schedule, None, None,
+                                             requires_safety_checker=False)  # fmt: skip
+    pipe.save_pretrained(place)
+    return place

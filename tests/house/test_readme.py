@@ -7,9 +7,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
+from ornstein import cost
 from ornstein.core import catalog
 
 QUICK = {
@@ -87,10 +89,18 @@ def test_the_commands_in_their_order(root, monkeypatch, tmp_path, capsys):
 
 def test_the_python_of_the_readme(root, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for block in blocks((root / "README.md").read_text(encoding="utf-8"), "python"):
-        scope: dict = {}
-        exec(compile(block.replace("steps=12", "steps=2"), "README.md", "exec"), scope)
-        assert scope["drawn"].images.shape[0] == 2 and scope["drawn"].images.shape[-1] == 4
+    first, second = blocks((root / "README.md").read_text(encoding="utf-8"), "python")
+    scope: dict = {}
+    exec(compile(first.replace("steps=12", "steps=2"), "README.md", "exec"), scope)
+    assert scope["drawn"].images.shape[0] == 2 and scope["drawn"].images.shape[-1] == 4
+    if find_spec("diffusers") and find_spec("transformers"):
+        from zoo import fox_folder
+
+        fox_folder(tmp_path / "path/to/pipeline")
+        for function in (cost.predict, cost.profile):
+            monkeypatch.setitem(function.__kwdefaults__, "cache", tmp_path / "profiles")
+        exec(compile(second.replace("batch=4", "batch=4, budget=3"), "README.md", "exec"), scope)
+        assert scope["pipeline"].call == {"guidance_scale": 5} and scope["tuned"].points
     assert (tmp_path / "plan.json").is_file()
 
 
