@@ -137,7 +137,7 @@ def read_plan(model: Subject, text: str) -> Plan:
             changes[key] = changes.get(key, ()) + ((value,) if value != "none" else ())
         else:
             changes[key] = value
-        if key in rooms and value != "none" and not (value == "own" and hasattr(model, "shipped")):
+        if key in rooms and value != "none" and not (value.startswith("own") and hasattr(model, "shipped")):
             catalog.find(catalog.parse(value)[0], rooms[key])
     return model.plan(**changes)
 

@@ -31,7 +31,7 @@ from ornstein.core.record import Record, write_atomic
 from ornstein.core.seam import Run, attach, running
 from ornstein.usual import usual
 
-__all__ = ["Generated", "Model", "Subject", "autocast", "create", "known", "load", "parts_of", "save"]
+__all__ = ["Generated", "Model", "Subject", "autocast", "create", "known", "listed", "load", "parts_of", "save"]
 
 SHIPPED = Path(__file__).parent / "models"
 KEPT = 2  # compressed or compiled copies of a network that a model keeps
@@ -165,7 +165,7 @@ class Model(Subject):
         if batch < 1:
             raise OrnsteinError(f"batch={batch} is not a positive whole number", "Give at least 1.")
         changes = {"steps": steps, "solver": solver, "guidance": guidance, "accelerate": accelerate, "grid": grid}
-        changes = {k: _listed(k, v) for k, v in changes.items() if v is not None}
+        changes = {k: listed(k, v) for k, v in changes.items() if v is not None}
         if negative is not None:
             changes["guidance"] = negated((replace(plan, **changes) if plan else self.plan(**changes)).guidance, negative)
         forced = self._fits(plan, changes, size, force) if plan else []
@@ -253,7 +253,7 @@ class Watch(Controller):
         return [round(float(e), 6) for e in self.errors]
 
 
-def _listed(key: str, value: Any) -> Any:
+def listed(key: str, value: Any) -> Any:
     """Of what a plan has several, one alone as a tuple."""
     several = key in ("guidance", "accelerate")
     return value if not several else (value,) if isinstance(value, str) else tuple(value)

@@ -204,9 +204,10 @@ class Search:
     def extras(self, base: Plan) -> Iterator[Plan]:
         """The plan with one thing added."""
         for part in base.guidance:
-            if part.startswith("cfg") and "interval" not in part:
+            if part.startswith(("cfg", "own")) and "interval" not in part:  # the pipelines' own
                 for interval in ("(0.1,0.9)", "(0.2,0.8)", "(0,0.8)"):
-                    yield replace(base, guidance=tuple(f"{p},interval={interval}" if p == part else p for p in base.guidance))
+                    limited = f"{part}{',' if ':' in part else ':'}interval={interval}"
+                    yield replace(base, guidance=tuple(limited if p == part else p for p in base.guidance))
         for part in accelerations(self.model):
             yield replace(base, accelerate=(*base.accelerate, part))
         if not self.way:  # the error of each was too large beside the bound, but not with fewer parts or more steps, perhaps

@@ -53,6 +53,23 @@ def stable(folder):
     return ornstein.load(folder).asking(height=side, width=side, guidance_scale=3.0)
 
 
+@pytest.fixture
+def flux(monkeypatch):
+    """With texts that are random vectors, others for what it is to keep away from."""
+    vae = diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=1, latent_channels=1, shift_factor=0.1).eval()
+    pipe = diffusers.FluxPipeline(diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0), vae, None, None, None, None,
+                                  specimen("FluxTransformer2DModel")[0].eval())  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+
+    def encoded(self, prompt, **_):
+        chance = torch.Generator().manual_seed(len(prompt[0]))
+        texts = torch.randn(1, 5, 12, generator=chance), torch.randn(1, 10, generator=chance)
+        return texts[0].repeat(len(prompt), 1, 1), texts[1].repeat(len(prompt), 1), torch.zeros(5, 3)
+
+    monkeypatch.setattr(type(pipe), "encode_prompt", encoded)
+    return ornstein.load(pipe)
+
+
 @pytest.fixture(autouse=True)
 def no_profiles(tmp_path, monkeypatch):
     for function in (cost.predict, cost.profile):
@@ -144,15 +161,8 @@ def test_texts_are_asked_as_texts(stable):
     assert not torch.allclose(fox, away)
 
 
-def test_packed_latents(monkeypatch):
-    vae = diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=1, latent_channels=1, shift_factor=0.1).eval()
-    pipe = diffusers.FluxPipeline(diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0), vae, None, None, None, None,
-                                  specimen("FluxTransformer2DModel")[0].eval())  # fmt: skip
-    pipe.set_progress_bar_config(disable=True)
-    texts = torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(0)), torch.randn(1, 10), torch.zeros(5, 3)
-    monkeypatch.setattr(type(pipe), "encode_prompt", lambda self, prompt, **_: (
-        texts[0].repeat(len(prompt), 1, 1), texts[1].repeat(len(prompt), 1), texts[2]))  # fmt: skip
-    model = ornstein.load(pipe).asking(height=16, width=16)
+def test_packed_latents(flux):
+    model = flux.asking(height=16, width=16)
     made = model.generate(["a fox", "an owl"], steps=4)
     assert made.x.ndim == 3 and model.shape == made.x.shape[1:] and made.images.shape[1:3] == (16, 16)
     assert np.abs(model.pictures(made.x).astype(int) - made.images.astype(int)).max() <= 1
@@ -168,6 +178,49 @@ def test_without_conditions_and_without_latents():
     assert np.abs(model.pictures(made.x).astype(int) - made.images.astype(int)).max() <= 1
 
 
+# ---- its own guidance in an interval
+
+
+def test_guidance_in_an_interval_computes_one_branch_outside(dit, stable):
+    """Of one batch with both halves, the conditional one first or last: nowhere is no guidance, everywhere the whole."""
+    for model, prompts, key in ((ornstein.load(dit), ["1", "7"], {}), (stable, ["a red fox", "a blue owl"], stable.call)):
+        assert model.plan().guidance == ("own",)
+        whole, same = (model.generate(prompts, steps=6, guidance=g) for g in ("own", "own:interval=(0,1)"))
+        assert torch.equal(whole.x, same.x)
+        nowhere = model.generate(prompts, steps=6, guidance="own:interval=(0,0.0001)")
+        plain = model.asking(**{**key, "guidance_scale": 1.0}).generate(prompts, steps=6, solver="deis:points=2", grid="beta")
+        assert apart(nowhere.x, plain.x) < 1e-5 < 1e-3 < apart(whole.x, plain.x)
+        half = model.generate(prompts, steps=6, guidance="own:interval=(0.3,0.8)")
+        assert 1e-3 < apart(half.x, whole.x) and 1e-4 < apart(half.x, plain.x)
+        one = model.generate(prompts, steps=6, guidance="own:interval=(0.3,0.8)", batch=1)
+        assert apart(one.x, half.x) < 1e-5
+
+
+def test_guidance_in_an_interval_saves_its_share(dit):
+    model = ornstein.load(dit)
+    whole, less = (cost.flops(lambda g=g: model.generate(["1"], steps=10, guidance=g)) for g in ("own", "own:interval=(0.2,0.8)"))
+    assert 0.5 < less / whole < 0.9
+    made = model.generate(["1"], steps=10, guidance="own:interval=(0.2,0.8)", accelerate="taylorseer:interval=3")
+    assert made.record.skipped() > 0.3 and made.x.isfinite().all()
+
+
+def test_a_second_call_outside_of_the_interval_is_not_made(flux):
+    """Flux asks the unconditional branch afterwards, with its own text."""
+    model = flux.asking(height=16, width=16, true_cfg_scale=3.0, negative_prompt="blue")
+    calls, tokens = [0], model.shape[0]
+    hook = model.pipe.transformer.x_embedder.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    try:
+        found = {}
+        for interval in ("(0,1)", "(0,0.0001)", "(0.4,0.9)"):
+            calls[0] = 0
+            found[interval] = model.generate(["a fox"], steps=5, guidance=f"own:interval={interval}").x, calls[0]
+    finally:
+        hook.remove()
+    assert tokens == 64 and [n for _, n in found.values()][:2] == [10, 5] and 5 < found["(0.4,0.9)"][1] < 10
+    plain = flux.asking(height=16, width=16).generate(["a fox"], steps=5, solver="deis:points=2").x
+    assert apart(found["(0,0.0001)"][0], plain) < 1e-5 < apart(found["(0,1)"][0], plain)
+
+
 # ---- what is refused
 
 
@@ -181,6 +234,12 @@ def test_what_a_pipeline_cannot_do_is_said(dit, stable, tmp_path):
         model.asking(generator=None)
     with pytest.raises(OrnsteinError, match="a pipeline guides by itself"):
         model.generate(["1"], model.plan(guidance=("cfg:scale=2",)))
+    with pytest.raises(OrnsteinError, match="Did you mean 'interval'"):
+        model.generate(["1"], guidance="own:intervall=(0,1)")
+    with pytest.raises(OrnsteinError, match="not a rising pair"):
+        model.generate(["1"], guidance="own:interval=(1,0)")
+    with pytest.raises(OrnsteinError, match="has no guidance to limit"):
+        model.asking(guidance_scale=1.0).generate(["1"], guidance="own:interval=(0.1,0.9)")
     with pytest.raises(OrnsteinError, match="negative: a pipeline of diffusers has its own"):
         model.generate(["1"], negative="blue")
     with pytest.raises(OrnsteinError, match="more than once in a step"):

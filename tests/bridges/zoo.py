@@ -196,11 +196,11 @@ def fox_folder(place: Path) -> Path:
     files = [place.parent / name for name in ("vocab.json", "merges.txt")]
     files[0].write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
     files[1].write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer(*map(str, files), model_max_length=8)
+    tokenizer = transformers.CLIPTokenizer(*map(str, files), model_max_length=16)
     torch.manual_seed(1)
     text = transformers.CLIPTextModel(transformers.CLIPTextConfig(
         vocab_size=len(tokens), hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=8, bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1)).eval()  # fmt: skip
+        max_position_embeddings=16, bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1)).eval()  # fmt: skip
     vae = diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=1).eval()
     schedule = diffusers.DDIMScheduler(clip_sample=False, beta_schedule="scaled_linear")
     pipe = diffusers.StableDiffusionPipeline(vae, text, tokenizer, specimen("UNet2DConditionModel")[0].eval(), schedule, None, None,

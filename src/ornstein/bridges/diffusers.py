@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ornstein import __version__
 from ornstein.bridges.layers.drawing import OWN, Decoder, Drawing, asked, default_steps, opened
 from ornstein.bridges.layers.guided import PipelineGuidance
+from ornstein.bridges.layers.interval import CONDITIONAL_FIRST, OwnGuidance
 from ornstein.bridges.layers.pipeline import SEATS, Accelerated, accelerate, networks, run
 from ornstein.bridges.layers.scheduler import OrnsteinScheduler
 from ornstein.bridges.layers.terms import SchedulerProcess, Terms
@@ -37,7 +38,7 @@ from ornstein.core.effects import order
 from ornstein.core.errors import OrnsteinError, unknown
 from ornstein.core.plan import Plan, fingerprint
 from ornstein.core.process import Process
-from ornstein.model import Generated, Subject, autocast, parts_of
+from ornstein.model import Generated, Subject, autocast, listed, parts_of
 from ornstein.usual import usual
 
 __all__ = ["SEATS", "Accelerated", "BridgedPipeline", "OrnsteinScheduler", "SchedulerProcess", "accelerate", "denoiser",
@@ -126,11 +127,36 @@ class BridgedPipeline(Subject):
         return Terms.of(self.pipe.scheduler).process
 
     @cached_property
+    def _seen(self) -> tuple[tuple[int, ...], bool]:
+        """(shape, whether it guides): draws one picture in two steps to see."""
+        watch, drawing = self._own({}, 1), Drawing.of(self.pipe, self.call, "ddim", OWN)
+        with run(drawing.pipe, watch):
+            drawing(["0"], 2, [0])
+        return tuple(drawing.ends[0].shape[1:]), watch.branches > 1
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """Of one picture where the pipeline's steps end: [C, H, W], or packed [tokens, C]. Draws one in two steps to see."""
-        drawing = Drawing.of(self.pipe, self.call, "ddim", OWN)
-        drawing(["0"], 2, [0])
-        return tuple(drawing.ends[0].shape[1:])
+        """Of one picture where the pipeline's steps end: [C, H, W], or packed [tokens, C]."""
+        return self._seen[0]
+
+    def _own(self, settings: Mapping[str, Any], rows: int = 0) -> OwnGuidance:
+        return OwnGuidance(self.process, **settings, first=type(self.pipe).__name__ in CONDITIONAL_FIRST, rows=rows)
+
+    def _guidance(self, plan: Plan) -> list[OwnGuidance]:
+        """Of a plan: 'own', or 'own:interval=(0.1,0.9)'."""
+        read = [catalog.parse(str(part)) for part in plan.guidance]
+        if wrong := [str(part) for part, (name, _) in zip(plan.guidance, read) if name != OWN]:
+            raise OrnsteinError(f"{', '.join(wrong)}: a pipeline guides by itself", "Say it in its arguments, such as "
+                                "asking(guidance_scale=5); 'own:interval=(0.1,0.9)' limits it to an interval.")  # fmt: skip
+        for _, settings in read:
+            for key in settings:
+                if key != "interval":
+                    raise unknown("setting of a pipeline's own guidance", key, ["interval"])
+        limited = [settings for _, settings in read if settings]
+        if limited and not self._seen[1]:
+            raise OrnsteinError(f"{type(self.pipe).__name__} has no guidance to limit, as it is called",
+                                "Give it a guidance_scale above 1, or leave the interval out.")  # fmt: skip
+        return [self._own(settings) for settings in limited]
 
     @property
     def codec(self) -> Decoder:
@@ -174,9 +200,9 @@ class BridgedPipeline(Subject):
         """The pipeline's own number of steps, with the usual solver and grid; with changes."""
         told = {"steps": default_steps(self.pipe)} | {k: v for k, v in changes.items() if v is not None}
         if "solver" not in told:
-            guided = getattr(self.pipe, "do_classifier_free_guidance", True)  # most are
-            solver, grid = usual(self.process, told["steps"], guided)
+            solver, grid = usual(self.process, told["steps"], self._seen[1])
             told = {"grid": grid} | told | {"solver": solver}
+        told = {"guidance": (OWN,) if self._seen[1] else ()} | told
         return Plan(**({"model": self.name, "fingerprint": fingerprint(self.backbone)} | told))
 
     def shipped(self) -> Plan:
@@ -184,14 +210,15 @@ class BridgedPipeline(Subject):
         return self.plan(solver=OWN, grid=OWN)
 
     def generate(self, prompts: str | Sequence[str], plan: Plan | None = None, *, steps: int | None = None,
-                 solver: str | None = None, accelerate: str | Sequence[str] | None = None, grid: str | None = None,
-                 seed: int = 0, progress: Callable[[int, int], None] | None = None, batch: int = 8,
-                 force: bool = False, **others: Any) -> Generated:  # fmt: skip
+                 solver: str | None = None, guidance: str | Sequence[str] | None = None,
+                 accelerate: str | Sequence[str] | None = None, grid: str | None = None, seed: int = 0,
+                 progress: Callable[[int, int], None] | None = None, batch: int = 8, force: bool = False,
+                 **others: Any) -> Generated:  # fmt: skip
         """Pictures for prompts by the pipeline itself, as the plan says. Picture i depends on (seed, i) alone.
 
         steps, solver, accelerate, grid change the plan; solver='own' and grid='own' leave the pipeline's. Guidance is the
-        pipeline's: say guidance_scale in `call`. progress(done, total): called after each step. force: run a plan of another
-        model or use.
+        pipeline's own: say guidance_scale in `call`; a plan can limit it, guidance='own:interval=(0.1,0.9)' in flow times.
+        progress(done, total): called after each step. force: run a plan of another model or use.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if given := [name for name, value in others.items() if value not in (None, ())]:
@@ -201,15 +228,12 @@ class BridgedPipeline(Subject):
             raise OrnsteinError("no prompt was given", "Give at least one text.")
         if batch < 1:
             raise OrnsteinError(f"batch={batch} is not a positive whole number", "Give at least 1.")
-        several = (accelerate,) if isinstance(accelerate, str) else accelerate and tuple(accelerate)
-        changes = {"steps": steps, "solver": solver, "accelerate": several, "grid": grid}
-        changes = {k: v for k, v in changes.items() if v is not None}
+        changes = {"steps": steps, "solver": solver, "guidance": guidance, "accelerate": accelerate, "grid": grid}
+        changes = {k: listed(k, v) for k, v in changes.items() if v is not None}
         forced = self._fits(plan, changes, None, force) if plan else []
         plan = replace(plan, **changes, **({"figures": {}} if forced else {})) if plan else self.plan(**changes)
-        if plan.guidance:
-            raise OrnsteinError(f"{', '.join(map(str, plan.guidance))}: a pipeline guides by itself",
-                                "Say it in its arguments: ornstein.load(pipe).asking(guidance_scale=5).")  # fmt: skip
-        plugins = order([catalog.build("acceleration", a) for a in plan.accelerate])
+        own = self._guidance(plan)
+        plugins = order([*own, *[catalog.build("acceleration", a) for a in plan.accelerate]])
         network = self._transformed(plan, plugins) if plan.compress or plan.compile else self._network
         drawing = Drawing.of(self.pipe, self.call, plan.solver, plan.grid, network)
         total = plan.steps * -(-len(prompts) // batch)
@@ -217,6 +241,8 @@ class BridgedPipeline(Subject):
             for first in range(0, len(prompts), batch):
                 some, done = prompts[first : first + batch], plan.steps * (first // batch)
                 tell = progress and (lambda step, done=done: progress(done + step, total))
+                for part in own:
+                    part.rows = len(some)
                 drawing(some, plan.steps, _seeds(seed, range(first, first + len(some))), tell)
         record.facts |= {"ornstein": __version__, "model": self.name, "seed": seed, "samples": len(prompts),
                          **parts_of(plan)} | ({"forced": forced} if forced else {})  # fmt: skip
@@ -225,7 +251,7 @@ class BridgedPipeline(Subject):
     def use(self, plan: Plan, size: tuple[int, int] | None = None) -> dict[str, str]:
         """What the figures of a plan hold for: the pipeline's arguments count as its guidance."""
         told = ", ".join(f"{k}={v}" for k, v in sorted(self.call.items()))
-        return super().use(plan, size) | {"guidance": f"{type(self.pipe).__name__}({told})"}
+        return super().use(plan, size) | {"guidance": ", ".join([f"{type(self.pipe).__name__}({told})", *plan.guidance])}
 
     def transformed(self, plan: Plan, plugins: Sequence[Any] = ()) -> BridgedPipeline:
         """This pipeline with its network as the plan runs it: compressed, compiled."""
