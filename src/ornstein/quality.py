@@ -26,6 +26,7 @@ from ornstein.rewards import reward
 __all__ = ["LOSSES", "Loss", "Trial", "fewest", "student"]
 
 GROUPS = 8  # that a distributional loss leaves out in turn
+ENOUGH = 100  # steps of a reference
 UNSEEN = 2  # samples as bad as the worst seen, that are taken to have been missed by chance
 WORDS = {
     "latent": "paired: |x - reference| / |reference| of the latents, per sample",
@@ -265,9 +266,9 @@ def _paired(metric: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def reference_of(model: Subject, steps: int = 60) -> Plan:
-    """The model's own plan with so many steps that more change nothing one can see."""
-    own = model.plan()
-    return model.plan(steps=max(steps, own.steps))
+    """The model's own plan with so many steps that more change nothing one can see: a pipeline whose own scheduler wants a
+    thousand does not need them with the usual solver."""
+    return model.plan(steps=max(steps, min(model.plan().steps, ENOUGH)))
 
 
 def default_prompts(model: Subject) -> list[Any]:

@@ -175,6 +175,7 @@ def test_without_conditions_and_without_latents():
     model = ornstein.load(pipe)
     made = model.generate(["", ""], steps=3)
     assert model.encoder is None and made.images.shape[0] == 2
+    assert model.shipped().steps == 1000 and reference_of(model).steps == 100
     assert np.abs(model.pictures(made.x).astype(int) - made.images.astype(int)).max() <= 1
 
 
