@@ -201,6 +201,10 @@ def test_guidance_in_an_interval_saves_its_share(dit):
     model = ornstein.load(dit)
     whole, less = (cost.flops(lambda g=g: model.generate(["1"], steps=10, guidance=g)) for g in ("own", "own:interval=(0.2,0.8)"))
     assert 0.5 < less / whole < 0.9
+    early, late = (cost.flops(lambda g=g: model.generate(["1"], steps=10, guidance=g)) for g in ("own:interval=(0.5,1)",
+                                                                                                 "own:interval=(0,0.5)"))  # fmt: skip
+    assert early + late == pytest.approx(1.5 * whole, rel=0.01)  # each step is in one of the two
+    assert "own:interval=(0.5,1)" in model.use(model.plan(guidance=("own:interval=(0.5,1)",)))["guidance"]
     made = model.generate(["1"], steps=10, guidance="own:interval=(0.2,0.8)", accelerate="taylorseer:interval=3")
     assert made.record.skipped() > 0.3 and made.x.isfinite().all()
 
@@ -218,7 +222,7 @@ def test_a_second_call_outside_of_the_interval_is_not_made(flux):
     finally:
         hook.remove()
     assert tokens == 64 and [n for _, n in found.values()][:2] == [10, 5] and 5 < found["(0.4,0.9)"][1] < 10
-    plain = flux.asking(height=16, width=16).generate(["a fox"], steps=5, solver="deis:points=2").x
+    plain = flux.asking(height=16, width=16).generate(["a fox"], steps=5, solver="deis:points=2", grid="beta").x
     assert apart(found["(0,0.0001)"][0], plain) < 1e-5 < apart(found["(0,1)"][0], plain)
 
 
