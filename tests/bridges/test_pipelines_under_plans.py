@@ -199,11 +199,12 @@ def test_guidance_in_an_interval_computes_one_branch_outside(dit, stable):
 
 def test_guidance_in_an_interval_saves_its_share(dit):
     model = ornstein.load(dit)
+    assert model.shape == (4, 8, 8)  # seen before anything is counted
     whole, less = (cost.flops(lambda g=g: model.generate(["1"], steps=10, guidance=g)) for g in ("own", "own:interval=(0.2,0.8)"))
     assert 0.5 < less / whole < 0.9
-    early, late = (cost.flops(lambda g=g: model.generate(["1"], steps=10, guidance=g)) for g in ("own:interval=(0.5,1)",
-                                                                                                 "own:interval=(0,0.5)"))  # fmt: skip
-    assert early + late == pytest.approx(1.5 * whole, rel=0.01)  # each step is in one of the two
+    halves = "own:interval=(0.5,1)", "own:interval=(0,0.5)"
+    early, late = (cost.flops(lambda g=g: model.generate(["1"], steps=10, guidance=g)) for g in halves)
+    assert early + late == pytest.approx(1.5 * whole, rel=0.03)  # each step is in one of the two
     assert "own:interval=(0.5,1)" in model.use(model.plan(guidance=("own:interval=(0.5,1)",)))["guidance"]
     made = model.generate(["1"], steps=10, guidance="own:interval=(0.2,0.8)", accelerate="taylorseer:interval=3")
     assert made.record.skipped() > 0.3 and made.x.isfinite().all()
