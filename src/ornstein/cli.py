@@ -132,7 +132,7 @@ def _settings(plan: Path | None, steps: int | None, solver: str | None, grid: st
     if steps is not None and steps < 1:
         raise OrnsteinError(f"steps={steps} is not a positive whole number", "Ask for at least 1 step.")
     for room, spec in [("solvers", solver), ("grids", grid), *(("acceleration", a) for a in accelerate or [])]:
-        if spec is not None:
+        if spec is not None and spec != "own":  # a pipeline's own
             catalog.find(catalog.parse(spec)[0], room)
     told = {"steps": steps, "solver": solver, "grid": grid, "guidance": _guidance(guidance), "accelerate": accelerate or None}
     return {k: v for k, v in told.items() if v is not None}
@@ -157,7 +157,8 @@ def _guidance(text: str | None) -> tuple[str, ...] | None:
     try:
         return (f"cfg:scale={float(text)}",)
     except ValueError:
-        catalog.find(catalog.parse(text)[0], "guidance")
+        if (name := catalog.parse(text)[0]) != "own":  # a pipeline's own
+            catalog.find(name, "guidance")
         return (text,)
 
 

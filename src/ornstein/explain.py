@@ -72,6 +72,11 @@ def _parts(told: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
     return lines + [f"{text}: did nothing, it was never asked" for text, _ in by_class.values()]
 
 
+def _does(text: str, room: str) -> str:
+    name = catalog.parse(text)[0]
+    return "the pipeline's own" if name == "own" else catalog.find(name, room).summary
+
+
 def _why(part: Any, steps: int) -> str:
     """The likeliest reason, from the settings of the part."""
     settings = asdict(part) if is_dataclass(part) else {}
@@ -131,7 +136,7 @@ def explain_plan(plan: Plan) -> list[str]:
              ("acceleration", plan.accelerate), ("compression", plan.compress))  # fmt: skip
     lines = [f"for '{plan.model or 'any model'}' ({plan.fingerprint or 'any weights'}): {plan.steps} steps in {plan.dtype}"]
     for room, parts in rooms:
-        lines += [f"{room}: {text}: {catalog.find(catalog.parse(text)[0], room).summary}" for text in parts]
+        lines += [f"{room}: {text}: {_does(text, room)}" for text in parts]
     f = plan.figures
     if {"loss", "low", "high", "n", "confidence", "metric", "max_loss", "seconds", "batch", "times_faster", "reference"} <= set(f):
         lines += [f"promised with {f['confidence']:.0%}: {f['metric']} at most {f['max_loss']:g}; on {f['n']} fresh samples it was "

@@ -315,10 +315,14 @@ def test_tune_finds_and_promises(dit, tmp_path):
 def test_a_folder_on_the_command_line(folder, stable, tmp_path):
     side, call = str(stable.call["height"]), ["--call", "guidance_scale=3.0"]
     words = ["--model", str(folder), "--call", f"height={side}", "--call", f"width={side}", *call]
-    done = CliRunner().invoke(app, ["generate", "a red fox", *words, "--steps", "3", "--seed", "5", "--out", str(tmp_path / "one")])
+    done = CliRunner().invoke(app, ["generate", "a red fox", *words, "--steps", "3", "--seed", "5", "--solver", "own",
+                                    "--grid", "own", "--guidance", "own:interval=(0.1,0.9)", "--save-plan", str(tmp_path / "plan.json"),
+                                    "--out", str(tmp_path / "one")])  # fmt: skip
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "one" / "record.json").read_text())
     assert record["plan"]["steps"] == 3 and record["plan"]["model"] == "tiny-fox"
+    shown = CliRunner().invoke(app, ["explain", str(tmp_path / "plan.json")])
+    assert shown.exit_code == 0 and "guidance: own:interval=(0.1,0.9): the pipeline's own" in shown.output, shown.output
     bad = CliRunner().invoke(app, ["generate", "a fox", "--model", "digits", "--call", "height=8", "--out", str(tmp_path / "two")])
     assert bad.exit_code != 0 and "is for pipelines" in str(bad.exception) + bad.output
     torn = CliRunner().invoke(app, ["generate", "a fox", "--model", str(folder), "--call", "height", "--out", str(tmp_path / "x")])
