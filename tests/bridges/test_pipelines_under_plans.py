@@ -316,8 +316,8 @@ def test_a_folder_on_the_command_line(folder, stable, tmp_path):
     side, call = str(stable.call["height"]), ["--call", "guidance_scale=3.0"]
     words = ["--model", str(folder), "--call", f"height={side}", "--call", f"width={side}", *call]
     done = CliRunner().invoke(app, ["generate", "a red fox", *words, "--steps", "3", "--seed", "5", "--solver", "own",
-                                    "--grid", "own", "--guidance", "own:interval=(0.1,0.9)", "--save-plan", str(tmp_path / "plan.json"),
-                                    "--out", str(tmp_path / "one")])  # fmt: skip
+                                    "--grid", "own", "--guidance", "own:interval=(0.1,0.9)",
+                                    "--save-plan", str(tmp_path / "plan.json"), "--out", str(tmp_path / "one")])  # fmt: skip
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "one" / "record.json").read_text())
     assert record["plan"]["steps"] == 3 and record["plan"]["model"] == "tiny-fox"
