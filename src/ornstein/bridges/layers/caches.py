@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ornstein.core.clock import Clock
 from ornstein.core.seam import Run, attach, calling, running
+from ornstein.cost import now
 
 __all__ = ["PEERS", "Peer", "Task", "configured", "measured_ratios", "own", "peers", "task"]
 
@@ -29,13 +29,16 @@ BRANCHES = r"transformer_blocks\.\d+\.(attn1|ff)"  # attention and mlp, as ours;
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to draw. start: [B, C, H, W]; labels: [B]; scale: of guidance, 1 asks the conditional branch alone."""
+    """One thing to draw. start: [B, ...]; labels: [B], of a network of classes; given: what else the network is told, the same in
+    each step; unit: what it is told of t = 1; scale: of guidance, 1 asks the conditional branch alone."""
 
     net: nn.Module
     start: Tensor
-    labels: Tensor
+    labels: Tensor | None
     steps: int = 20
     scale: float = 1.0
+    given: Mapping[str, Any] = field(default_factory=dict)
+    unit: float = 1000.0
 
     @property
     def rows(self) -> int:
@@ -156,9 +159,9 @@ def _measured(name: str, task: Task, net: nn.Module, begin: Callable[[], Abstrac
     spent: list[list[float]] = [[], []]
     for _ in range(tries):
         for k, (n, b) in enumerate(((task.net, _plain), (net, begin))):
-            began = time.perf_counter()
+            began = now(x.device)
             _walk(task, n, b)
-            spent[k].append(time.perf_counter() - began)
+            spent[k].append(now(x.device) - began)
     theirs, plain = statistics.median(spent[1]), statistics.median(spent[0])
     return Peer(name, x, float((x - full).norm() / full.norm()), done / whole, theirs, plain / theirs)
 
@@ -176,17 +179,18 @@ def _plain() -> AbstractContextManager:
 @torch.no_grad()
 def _walk(task: Task, net: nn.Module, begin: Callable[[], AbstractContextManager]) -> Tensor:
     """Euler from t = 1 to 0; the network says the velocity."""
-    x, guided = task.start, task.scale != 1
-    labels = torch.cat([torch.full_like(task.labels, 10), task.labels]) if guided else task.labels
+    x, guided, given = task.start, task.scale != 1, dict(task.given)
+    if task.labels is not None:
+        given["class_labels"] = torch.cat([torch.full_like(task.labels, 10), task.labels]) if guided else task.labels
     with begin() as place:
         for step in range(task.steps):
             t = 1 - step / task.steps
             seen = torch.cat([x, x]) if guided else x
             with place(step, t):
-                v = net(hidden_states=seen, timestep=torch.full((len(seen),), 1000 * t), class_labels=labels,
-                        return_dict=False)[0]  # fmt: skip
+                told = torch.full((len(seen),), task.unit * t, device=x.device)
+                v = net(hidden_states=seen, timestep=told.to(x.dtype), return_dict=False, **given)[0]
             if guided:
                 null, said = v.chunk(2)
                 v = null + task.scale * (said - null)
-            x = x - v / task.steps
+            x = x - v[:, : x.shape[1]] / task.steps if v.shape != x.shape else x - v / task.steps  # without a learned variance
     return x
