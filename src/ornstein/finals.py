@@ -27,6 +27,7 @@ OBJECTIVES = ("seconds", "memory", "flops")
 SOME, MANY, LEAST = 64, 512, 48  # samples of the finals, of the promise, and of that the fewest, however short the time
 FINALISTS, SAFER = 8, 3  # plans measured by the metric; more steps tried for a safe beginning
 CHANCES = 2  # walks on fresh seeds, among which the doubt is shared
+BOLDER = 2  # plans of the second walk that are cheaper than its first
 PROMISE = 1_000_003  # the first seed of the promise: far from those of the search
 LIKELY = 0.75  # how sure a mean is below what counts as the loss of a finalist
 SLACK = 1.15  # by how much the few samples of the search may be wrong
@@ -123,23 +124,41 @@ class Finals:
                 if steps > 0 and not self.search.over(0.65):
                     self.judge(self.search.try_plan(replace(plan, steps=steps), "finals"), done)
 
-    def safer(self, known: Sequence[Point]) -> Point | None:
-        """The cheapest whose loss on few samples was as much less than that of the best of these as the best may miss the bound
-        by; where none is known, the best, as a plain one, with as many more steps. None where that costs as much as the
-        reference."""
+    def safer(self, known: Sequence[Point], but: Sequence[Point] | None = None) -> Point | None:
+        """The cheapest whose loss is as much less than that of the best of these as the best may miss the bound by: as its few
+        samples tell, or as the metric told. Where none is known, the best, as a plain one, with as many more steps. None where
+        that costs as much as the reference. but: not these (None: none that the metric has measured)."""
         measured = [p for p in known if label(p.plan) in self.told]
         known = measured or sorted(self.search.points.values(), key=lambda p: p.proxy)[:1]
         if not known:
             return None
         best = min(known, key=lambda p: p.loss[0] if p.loss else p.proxy)
         far = max(self.below(best, self.sure) / self.goal.max_loss, 1.25) if measured else 1.25
-        fit = [p for n, p in self.search.points.items() if p.proxy <= best.proxy / far and p.share < 1 and n not in self.told]
+        without = self.told if but is None else {label(p.plan) for p in but}
+
+        def less(p: Point) -> bool:
+            return p.loss[0] <= best.loss[0] / far if p.loss and best.loss else p.proxy <= best.proxy / far
+
+        fit = [p for n, p in self.search.points.items() if n not in without and p.share < 1 and less(p)]
         if fit:
             return min(fit, key=lambda p: p.share)
         more = math.ceil(best.plan.steps * (min(far, 2.0) - 1))
         bare = best.plan if self.plain(best.plan) else replace(best.plan, accelerate=(), guidance=self.trial.reference.guidance)
         point = self.search.try_plan(replace(bare, steps=best.plan.steps + more), "finals")
         return point if point and point.share < 1 else None
+
+    def again(self, failed: Sequence[Point]) -> list[Point]:
+        """What is walked after the first of these failed: one that is safer by what it missed, and then the cheaper ones that lie
+        between the two, boldest last."""
+        first = self.safer(failed, failed)
+        if first is None:
+            return []
+        found, lost = [first], failed[0].proxy if failed else 0.0
+        between = (p for p in self.search.points.values() if first.proxy < p.proxy < lost and p.plan.compile == first.plan.compile)
+        for p in sorted(between, key=lambda p: p.proxy):
+            if p.share < WORTH * found[-1].share and len(found) <= BOLDER:
+                found.append(p)
+        return found
 
     def front(self, known: Iterable[Point]) -> list[Point]:
         """Those that nothing cheaper is as good as, up to the first that is safe; this one first."""
@@ -198,13 +217,12 @@ class Finals:
 
     def promise(self, front: Sequence[Point]) -> Point | None:
         """The last of the front that keeps the bound on fresh seeds, as do all before it. Where the first does not, one more
-        chance: as many more steps as its loss may be above the bound."""
+        chance, with plans that are safer by as much as it missed the bound."""
         for chance in range(CHANCES):
             if chance and self.search.over(1.0):  # one walk there is, however short the time
                 return None
             if chance or not front:
-                more = self.safer(front)
-                front = [more] if more else []
+                front = self.again(front)
             if front and (won := self.walk(front)):
                 return won
         return None

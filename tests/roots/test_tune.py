@@ -133,8 +133,31 @@ def test_one_more_chance_with_as_many_more_steps_as_the_bound_was_missed_by(digi
     assert won.plan.steps == 6 + 1 and [n for n, *_ in asked] == [5, 7]  # 5 steps lose 0.12: a quarter more, rounded up
     assert asked[0][1] != asked[1][1]
     asked.clear()
+    judge.search.points.clear()
     assert judge.promise([point(digits, 2)]) is None and [n for n, *_ in asked] == [2, 4]  # twice as many at most
     assert judge.promise([]) is not None  # nothing was likely: the nearest goes on with more steps
+
+
+def test_the_second_walk_begins_safely_and_goes_on_boldly(digits, walked):
+    """With plans that the metric has measured already, too; those that lie between what is safe and what failed come after."""
+    judge, asked = walked
+    for steps, proxy in ((12, 0.01), (10, 0.02), (8, 0.03), (7, 0.04), (6, 0.075), (3, 0.08), (5, 0.09)):
+        known = point(digits, steps)
+        known.proxy, known.share = proxy, steps / 20
+        judge.search.points[label(known.plan)] = known
+    measured = judge.search.points[label(point(digits, 8).plan)]
+    judge.measure(measured, 0, 64)
+    failed = judge.search.points[label(point(digits, 5).plan)]
+    asked.clear()
+    assert judge.promise([failed]).plan.steps == 6  # 3 steps are cheaper yet than those that failed, and fail
+    assert [n for n, *_ in asked] == [5, 7, 6, 3] and len({seed for _, seed, _ in asked[1:]}) == 1
+    assert judge.safer([failed], [failed]) is judge.search.points[label(point(digits, 7).plan)]
+    judge.search.points.pop(label(point(digits, 7).plan))
+    assert judge.safer([failed], [failed]) is measured and judge.safer([failed]).plan.steps == 10
+    judge.search.points = {k: p for k, p in judge.search.points.items() if p.plan.steps in (5, 8, 10, 12)}
+    assert [p.plan.steps for p in judge.again([failed])] == [8]
+    judge.search.points[label(point(digits, 4).plan)] = replace(point(digits, 4), proxy=0.2)
+    assert [p.plan.steps for p in judge.again([failed])] == [8]  # worse than what failed
 
 
 def test_a_spent_budget_still_makes_one_walk_and_no_more(digits, walked):
