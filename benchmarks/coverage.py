@@ -9,6 +9,7 @@ the mean of all. width: how far the bound lies above the mean of the few, over t
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from pathlib import Path
 
@@ -48,8 +49,9 @@ def main() -> None:
                     widths.append((above - few.mean) / usual)
                 rows[str(n)] = {"missed": missed / a.draws, "width": statistics.median(widths)}
             title = f"{a.model}, {steps} steps of {a.solver}, {metric}: misses of the bound that promises {1 - a.confidence:.1%}"
-            print(title, "".join(f"  {n}: {r['missed']:.1%} ({r['width']:.2f})" for n, r in rows.items()), flush=True)
             results.append({"title": title, "rows": rows})
+            print(title, "".join(f"  {n}: {r['missed']:.1%} ({r['width']:.2f})" for n, r in rows.items()), flush=True)
+            print(json.dumps(results[-1]), flush=True)
     written(a.json, results)
 
 

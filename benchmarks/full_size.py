@@ -38,15 +38,16 @@ CLASSES = {"dit": "DiTTransformer2DModel", "flux": "FluxTransformer2DModel", "wa
 
 @dataclass
 class Line:
-    """One part. seconds and flops: over those of the full walk; memory: GiB at the peak (a GPU's alone); refused: why."""
+    """One part. ratio and flops: over the seconds and FLOPs of the full walk; memory: GiB at the peak (a GPU's alone)."""
 
     part: str
     whose: str
-    seconds: float = 0.0
+    median_ms: float = 0.0
+    ratio: float = 0.0
     flops: float = 0.0
     distance: float = 0.0
     memory: float = 0.0
-    refused: str = ""
+    refused: str = ""  # why
 
 
 def made(build: Callable[[], nn.Module]) -> nn.Module:
@@ -138,7 +139,7 @@ def measured(line: Line, work: Callable[[], dict[str, caches.Peer]]) -> Line:
     except (OrnsteinError, RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:  # of others' code too
         line.refused = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         return line
-    line.seconds, line.flops, line.distance = 1 / found.gain, found.cost, found.distance
+    line.median_ms, line.ratio, line.flops, line.distance = 1e3 * found.seconds, 1 / found.gain, found.cost, found.distance
     line.memory = torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else 0.0
     return line
 
@@ -153,18 +154,19 @@ def shape(name: str, only: list[str], steps: int, tries: int, small: bool) -> di
             lines.append(Line(told, "ornstein", refused=str(error)[:200]))
             continue
         lines.append(measured(Line(told, "ornstein"), lambda t=told, p=part: caches.own(job, {t: p}, tries)))
-        print(name, asdict(lines[-1]), flush=True)
+        print(name, told, f"{lines[-1].ratio:.2f}", lines[-1].refused, flush=True)
     for peer in caches.PEERS if not only else ():
         if peer == "FasterCache":
             continue  # of guided pipelines alone
         lines.append(measured(Line(peer, "diffusers"), lambda p=peer: caches.peers(job, ratios, tries, only=(p,))))
-        print(name, asdict(lines[-1]), flush=True)
+        print(name, peer, f"{lines[-1].ratio:.2f}", lines[-1].refused, flush=True)
     plain = caches.own(job, {"none": _Nothing()}, tries)["none"]
     size = sum(p.numel() for p in job.net.parameters())
     return {"title": f"{name}{', small' if small else ''}", "parameters": size, "start": list(job.start.shape), "steps": steps,
             "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else platform.processor() or platform.machine(),
             "torch": torch.__version__, "dtype": str(DTYPE), "full_seconds": plain.seconds * plain.gain,
-            "seam_alone": 1 / plain.gain, "rows": {f"{x.part} ({x.whose})": asdict(x) for x in lines}}  # fmt: skip
+            "seam_alone": 1 / plain.gain, "refused": {f"{x.part} ({x.whose})": x.refused for x in lines if x.refused},
+            "rows": {f"{x.part} ({x.whose})": asdict(x) for x in lines if not x.refused}}  # fmt: skip
 
 
 class _Nothing:
@@ -193,10 +195,9 @@ def page(found: list[dict[str, Any]]) -> str:
                  f"Euler steps, {one['dtype']}, {one['device']}, torch {one['torch']}. The full walk takes "
                  f"{one['full_seconds']:.3g} s; under a part that computes all, {one['seam_alone']:.3f} of it.", "",
                  "| part | of | seconds | FLOPs | distance | GiB |", "|---|---|---|---|---|---|"]  # fmt: skip
-        rows = sorted(one["rows"].values(), key=lambda r: (bool(r["refused"]), r["seconds"]))
-        text += [f"| {r['part']} | {r['whose']} | {r['seconds']:.2f} | {r['flops']:.2f} | {r['distance']:.3g} | {r['memory']:.1f} |"
-                 for r in rows if not r["refused"]]  # fmt: skip
-        text += ["", *[f"- {r['part']} ({r['whose']}): {r['refused']}" for r in rows if r["refused"]], ""]
+        text += [f"| {r['part']} | {r['whose']} | {r['ratio']:.2f} | {r['flops']:.2f} | {r['distance']:.3g} | {r['memory']:.1f} |"
+                 for r in sorted(one["rows"].values(), key=lambda r: r["ratio"])]  # fmt: skip
+        text += ["", *[f"- {name}: {why}" for name, why in one["refused"].items()], ""]
     return "\n".join(text)
 
 
@@ -216,13 +217,12 @@ def main() -> None:
     for name in a.shape:
         if f"{name}{', small' if a.small else ''}" not in {f["title"] for f in found}:
             found.append(shape(name, a.only, a.steps, a.tries, a.small))
+            print(json.dumps(found[-1]), flush=True)
             written(a.json, found)
             if DEVICE.type == "cuda":
                 torch.cuda.empty_cache()
     if a.out:
         a.out.write_text(page(found), encoding="utf-8")
-    else:
-        print(page(found))
 
 
 if __name__ == "__main__":
