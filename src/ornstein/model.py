@@ -309,7 +309,7 @@ def load(source: Any, device: str | torch.device = "cpu") -> Any:
     if not isinstance(source, (str, Path)) or (Path(source) / "model_index.json").is_file():
         from ornstein.bridges import diffusers
 
-        return diffusers.load(source)
+        return diffusers.load(source, device)
     if isinstance(source, str) and source in ALIASES:
         return _read(SHIPPED / f"{ALIASES[source]}.safetensors", source, device)
     if isinstance(source, Path) or str(source).endswith(".safetensors"):

@@ -269,9 +269,9 @@ def _seeds(seed: int, ids: Sequence[int]) -> list[int]:
     return [int.from_bytes(hashlib.sha256(f"{seed}/{i}".encode()).digest()[:7], "big") for i in ids]
 
 
-def load(pipe: Any) -> BridgedPipeline:
-    """A pipeline made ready, or the folder of one (no file is fetched); anything else is refused."""
-    pipe = opened(Path(pipe)) if isinstance(pipe, (str, Path)) else pipe
+def load(pipe: Any, device: str | torch.device = "cpu") -> BridgedPipeline:
+    """A pipeline made ready, or the folder of one (no file is fetched), which goes to the device; anything else is refused."""
+    pipe = opened(Path(pipe)).to(device) if isinstance(pipe, (str, Path)) else pipe
     if not (callable(pipe) and hasattr(pipe, "scheduler")):
         raise OrnsteinError(f"a {type(pipe).__name__} is no pipeline", "Give a pipeline, a model's name or a file.")
     networks(pipe)
