@@ -137,7 +137,7 @@ def read_plan(model: Subject, text: str) -> Plan:
             changes[key] = changes.get(key, ()) + ((value,) if value != "none" else ())
         else:
             changes[key] = value
-        if key in rooms and value != "none" and not (value.startswith("own") and hasattr(model, "shipped")):
+        if key in rooms and value != "none" and not (model.foreign and catalog.parse(value)[0] == catalog.OWN):
             catalog.find(catalog.parse(value)[0], rooms[key])
     return model.plan(**changes)
 
@@ -153,7 +153,7 @@ def label(plan: Plan) -> str:
 def baselines(model: Subject, reference: Plan) -> dict[str, Plan]:
     """Name -> plan of the reference and the trivial ways to be cheaper."""
     own = model.plan()
-    found = {"reference": reference, "as shipped": getattr(model, "shipped", model.plan)()}
+    found = {"reference": reference, "as shipped": model.shipped()}
     if found["as shipped"] != own:  # a pipeline with a scheduler of its own
         found[f"{own.solver}, {own.steps} steps"] = own
     for share in FEWER:

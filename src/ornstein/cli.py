@@ -132,7 +132,7 @@ def _settings(plan: Path | None, steps: int | None, solver: str | None, grid: st
     if steps is not None and steps < 1:
         raise OrnsteinError(f"steps={steps} is not a positive whole number", "Ask for at least 1 step.")
     for room, spec in [("solvers", solver), ("grids", grid), *(("acceleration", a) for a in accelerate or [])]:
-        if spec is not None and spec != "own":  # a pipeline's own
+        if spec is not None and spec != catalog.OWN:
             catalog.find(catalog.parse(spec)[0], room)
     told = {"steps": steps, "solver": solver, "grid": grid, "guidance": _guidance(guidance), "accelerate": accelerate or None}
     return {k: v for k, v in told.items() if v is not None}
@@ -157,7 +157,7 @@ def _guidance(text: str | None) -> tuple[str, ...] | None:
     try:
         return (f"cfg:scale={float(text)}",)
     except ValueError:
-        if (name := catalog.parse(text)[0]) != "own":  # a pipeline's own
+        if (name := catalog.parse(text)[0]) != catalog.OWN:
             catalog.find(name, "guidance")
         return (text,)
 
@@ -175,7 +175,7 @@ def _loaded(source: str, call: list[str] | None = None) -> Any:
     model, told = ornstein.load(source), {}
     for text in call or []:
         key, sign, value = text.partition("=")
-        if not sign or not hasattr(model, "asking"):
+        if not sign or not model.foreign:
             what = f"--call {text} is not KEY=VALUE" if not sign else f"--call {text} is for pipelines, and '{source}' is none"
             raise OrnsteinError(what, "Write --call guidance_scale=5, with the folder of a pipeline.")
         try:

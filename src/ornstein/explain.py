@@ -74,7 +74,7 @@ def _parts(told: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
 
 def _does(text: str, room: str) -> str:
     name = catalog.parse(text)[0]
-    return "the pipeline's own" if name == "own" else catalog.find(name, room).summary
+    return "the pipeline's own" if name == catalog.OWN else catalog.find(name, room).summary
 
 
 def _why(part: Any, steps: int) -> str:

@@ -59,7 +59,28 @@ class Subject:
     backbone: nn.Module
     process: Any
     seats: Mapping[str, Any] = {}  # of foreign networks, for `attach`
+    foreign: bool = False  # a pipeline, whose plans may leave it its own parts and whose calls take arguments
     _ready: dict  # the networks that plans have transformed
+
+    def shipped(self) -> Plan:
+        """The plan that changes nothing."""
+        return self.plan()
+
+    def _asked(self, prompts: str | Sequence[str], batch: int) -> list[str]:
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts:
+            raise OrnsteinError("no prompt was given", "Give at least one text.")
+        if batch < 1:
+            raise OrnsteinError(f"batch={batch} is not a positive whole number", "Give at least 1.")
+        return prompts
+
+    def _planned(self, plan: Plan | None, changes: dict[str, Any], size: tuple[int, int] | None,
+                 force: bool) -> tuple[Plan, list[str]]:  # fmt: skip
+        """The plan with the changes, and why it had to be forced; without figures then."""
+        if plan is None:
+            return self.plan(**changes), []
+        forced = self._fits(plan, changes, size, force)
+        return replace(plan, **changes, **({"figures": {}} if forced else {})), forced
 
     def use(self, plan: Plan, size: tuple[int, int] | None = None) -> dict[str, str]:
         """What the figures of a plan hold for, in words: Plan.made_for."""
@@ -159,17 +180,12 @@ class Model(Subject):
         """
         from ornstein.resolve import Counted, built, negated, steering
 
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not prompts:
-            raise OrnsteinError("no prompt was given", "Give at least one text.")
-        if batch < 1:
-            raise OrnsteinError(f"batch={batch} is not a positive whole number", "Give at least 1.")
+        prompts = self._asked(prompts, batch)
         changes = {"steps": steps, "solver": solver, "guidance": guidance, "accelerate": accelerate, "grid": grid}
-        changes = {k: listed(k, v) for k, v in changes.items() if v is not None}
+        changes = listed(changes)
         if negative is not None:
             changes["guidance"] = negated((replace(plan, **changes) if plan else self.plan(**changes)).guidance, negative)
-        forced = self._fits(plan, changes, size, force) if plan else []
-        plan = replace(plan, **changes, **({"figures": {}} if forced else {})) if plan else self.plan(**changes)
+        plan, forced = self._planned(plan, changes, size, force)
         plugins = order([catalog.build("acceleration", a) for a in plan.accelerate])
         solver_part, denoiser = catalog.build("solvers", plan.solver), self.transformed(plan, plugins).denoiser
         meter = [Counted.of(denoiser)]
@@ -253,10 +269,10 @@ class Watch(Controller):
         return [round(float(e), 6) for e in self.errors]
 
 
-def listed(key: str, value: Any) -> Any:
-    """Of what a plan has several, one alone as a tuple."""
-    several = key in ("guidance", "accelerate")
-    return value if not several else (value,) if isinstance(value, str) else tuple(value)
+def listed(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes that were given; of what a plan has several, one alone as a tuple."""
+    return {k: ((v,) if isinstance(v, str) else tuple(v)) if k in ("guidance", "accelerate") else v
+            for k, v in changes.items() if v is not None}  # fmt: skip
 
 
 def parts_of(plan: Plan) -> dict[str, Any]:

@@ -204,7 +204,7 @@ class Search:
     def extras(self, base: Plan) -> Iterator[Plan]:
         """The plan with one thing added."""
         for part in base.guidance:
-            if part.startswith(("cfg", "own")) and "interval" not in part:  # the pipelines' own
+            if (part.startswith("cfg") or part == catalog.OWN) and "interval" not in part:
                 for interval in ("(0.1,0.9)", "(0.2,0.8)", "(0,0.8)"):
                     limited = f"{part}{',' if ':' in part else ':'}interval={interval}"
                     yield replace(base, guidance=tuple(limited if p == part else p for p in base.guidance))

@@ -26,13 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from ornstein import __version__
-from ornstein.bridges.layers.drawing import OWN, Decoder, Drawing, asked, default_steps, opened
+from ornstein.bridges.layers.drawing import Decoder, Drawing, asked, default_steps, opened
 from ornstein.bridges.layers.guided import PipelineGuidance
 from ornstein.bridges.layers.interval import CONDITIONAL_FIRST, OwnGuidance
 from ornstein.bridges.layers.pipeline import SEATS, Accelerated, accelerate, networks, run
 from ornstein.bridges.layers.scheduler import OrnsteinScheduler
 from ornstein.bridges.layers.terms import SchedulerProcess, Terms
 from ornstein.core import catalog
+from ornstein.core.catalog import OWN
 from ornstein.core.denoiser import Denoiser
 from ornstein.core.effects import order
 from ornstein.core.errors import OrnsteinError, unknown
@@ -109,7 +110,7 @@ class BridgedPipeline(Subject):
     _ready: dict = field(default_factory=dict, init=False, repr=False, compare=False)
     _network: nn.Module | None = field(default=None, repr=False, compare=False)  # in the place of the pipeline's own
 
-    seats = SEATS
+    seats, foreign = SEATS, True
 
     @property
     def network(self) -> nn.Module:
@@ -220,18 +221,12 @@ class BridgedPipeline(Subject):
         pipeline's own: say guidance_scale in `call`; a plan can limit it, guidance='own:interval=(0.1,0.9)' in flow times.
         progress(done, total): called after each step. force: run a plan of another model or use.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if given := [name for name, value in others.items() if value not in (None, ())]:
             raise OrnsteinError(f"{', '.join(given)}: a pipeline of diffusers has its own",
                                 "Say it in its arguments: --call guidance_scale=5, or asking(guidance_scale=5).")  # fmt: skip
-        if not prompts:
-            raise OrnsteinError("no prompt was given", "Give at least one text.")
-        if batch < 1:
-            raise OrnsteinError(f"batch={batch} is not a positive whole number", "Give at least 1.")
+        prompts = self._asked(prompts, batch)
         changes = {"steps": steps, "solver": solver, "guidance": guidance, "accelerate": accelerate, "grid": grid}
-        changes = {k: listed(k, v) for k, v in changes.items() if v is not None}
-        forced = self._fits(plan, changes, None, force) if plan else []
-        plan = replace(plan, **changes, **({"figures": {}} if forced else {})) if plan else self.plan(**changes)
+        plan, forced = self._planned(plan, listed(changes), None, force)
         own = self._guidance(plan)
         plugins = order([*own, *[catalog.build("acceleration", a) for a in plan.accelerate]])
         network = self._transformed(plan, plugins) if plan.compress or plan.compile else self._network

@@ -17,9 +17,10 @@ from typing import Any
 
 from .errors import OrnsteinError, unknown
 
-__all__ = ["ROOMS", "Entry", "build", "entries", "find", "load", "parse"]
+__all__ = ["OWN", "ROOMS", "Entry", "build", "entries", "find", "load", "parse"]
 
 ROOT = Path(__file__).resolve().parent.parent
+OWN = "own"  # in the text of a plan, where a part could stand: what a pipeline has itself
 ROOMS = ("processes", "backbones", "codecs", "conditioning", "grids", "solvers", "guidance", "steering", "search", "acceleration",
          "tiling", "compression", "adapters", "losses", "editing", "restoration", "perception", "parallel", "metrics", "data",
          "recipes")  # fmt: skip

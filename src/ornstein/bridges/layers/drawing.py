@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ornstein.bridges.layers.pipeline import networks
 from ornstein.bridges.layers.scheduler import OrnsteinScheduler
+from ornstein.core.catalog import OWN
 from ornstein.core.errors import OrnsteinError, unknown
 
-__all__ = ["OWN", "Decoder", "Drawing", "asked", "default_steps", "opened"]
+__all__ = ["Decoder", "Drawing", "asked", "default_steps", "opened"]
 
-OWN = "own"  # the solver of a plan that leaves the pipeline its scheduler, and the grid that leaves it its timesteps
 OURS = ("generator", "num_inference_steps", "output_type", "return_dict", "prompt", "class_labels", "batch_size")
 
 
@@ -84,7 +84,7 @@ class Drawing:
 
     @classmethod
     def of(cls, pipe: Any, call: Mapping[str, Any], solver: str, grid: str, network: Any = None) -> Drawing:
-        """network: in the place of the pipeline's own first one."""
+        """solver 'own': the pipeline's scheduler; grid 'own': its timesteps; network: in the place of its own first one."""
         shared = copy.copy(pipe)
         if network is not None:
             setattr(shared, next(iter(networks(pipe))), network)
